@@ -1,0 +1,30 @@
+"""Fixtures for every test that needs a cluster: Capstan as a user has it, images and chart, on a real Kubernetes."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from capstan_demo import environment
+from capstan_demo.digits import RESTRICTED
+from capstan_demo.kube import Kube
+
+
+@pytest.fixture(scope="session")
+def installed() -> environment.Environment:
+    """The cluster with Capstan's chart installed; built and booted when it is not there."""
+    return environment.ready(print)
+
+
+@pytest.fixture(scope="session")
+def kube(installed: environment.Environment) -> Kube:
+    return installed.kube
+
+
+@pytest.fixture
+def namespace(kube: Kube, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace of the test's own that enforces the restricted Pod Security Standard."""
+    name = "t-" + re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower())[:50].strip("-")
+    kube.delete("namespace", name)
+    kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}})
+    yield name
+    kube.delete("namespace", name, wait=False)

@@ -1,0 +1,158 @@
+"""The command line: `capstan-agent install | fetch | run`, and `python -m capstan_agent` the same.
+
+Exit codes: `run` exits as its command did; the others with 0, with 1 when they failed (the termination
+message says why) and with 2 when their arguments make no sense.
+"""
+
+import argparse
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from capstan_agent import durations, termination
+from capstan_agent.errors import AgentError, UsageError
+from capstan_agent.fetch import Request, fetch
+from capstan_agent.install import install
+from capstan_agent.run import run
+from capstan_agent.termination import Output, Termination
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    message: Path = options.termination_log
+    try:
+        match options.verb:
+            case "run":
+                return run(_command(options.command), options.grace, message, options.output_file)
+            case "install":
+                signal.signal(signal.SIGTERM, _terminated)
+                install(options.directory)
+                termination.write(
+                    Termination("ok", 0, "Installed", f"The runner is in {options.directory}."), message
+                )
+            case "fetch":
+                signal.signal(signal.SIGTERM, _terminated)
+                folder, output = fetch(_request(options), _say)
+                termination.write(_fetched(folder, output), message)
+    except AgentError as error:
+        code = 2 if isinstance(error, UsageError) else 1
+        print(f"capstan-agent: {error.reason}: {error}", file=sys.stderr)
+        termination.write(Termination(error.exit_class, code, error.reason, str(error)), message)
+        return code
+    except Exception as error:  # noqa: BLE001  (a bug of ours must be told as such, not as the user's failure)
+        traceback.print_exc()
+        sentence = f"The agent failed on {type(error).__name__}: {error}. Please report it with its log."
+        termination.write(Termination("infrastructure", 1, "AgentFailed", sentence), message)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="capstan-agent",
+        description="Runs beside users' containers: puts models into pods and supervises training processes.",
+        allow_abbrev=False,
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="install | fetch | run")
+
+    put = verbs.add_parser(
+        "install",
+        help="copy the runner, with everything it needs, into a folder",
+        description="Copies the runner into DIR, self-contained: DIR/run starts in any image.",
+    )
+    put.add_argument("directory", metavar="DIR", type=Path, help="usually a mounted emptyDir")
+
+    get = verbs.add_parser(
+        "fetch",
+        help="put a model into the folder a server serves from",
+        description="Copies a model to TARGET/MODEL/VERSION, whole or not at all, checking its digest.",
+    )
+    get.add_argument(
+        "--uri", required=True, help="pvc://<claim>/<path>, a file (becomes model.onnx) or a folder"
+    )
+    get.add_argument(
+        "--target", required=True, type=Path, metavar="DIR", help="the server's model repository"
+    )
+    get.add_argument("--model", required=True, metavar="NAME", help="the model's name in the repository")
+    get.add_argument("--version", required=True, metavar="N", help="the model's version, a whole number")
+    get.add_argument("--digest", metavar="sha256:HEX", help="refuse any other bytes than these")
+    get.add_argument(
+        "--claims",
+        type=Path,
+        metavar="DIR",
+        default=Path("/var/run/capstan/claims"),
+        help="volume claims are mounted below it by name (default: %(default)s)",
+    )
+
+    supervise = verbs.add_parser(
+        "run",
+        help="supervise a command as the container's first process",
+        description="Runs CMD: forwards signals to its process group, reaps orphans, passes output on"
+        " untouched, and says in the termination message how it ended. Exits with CMD's exit code, or 128 plus the signal.",
+    )
+    supervise.add_argument(
+        "--grace",
+        type=_seconds,
+        metavar="DURATION",
+        default=60.0,
+        help="from SIGTERM to SIGKILL, such as 60s or 1m30s (default: 60s)",
+    )
+    supervise.add_argument(
+        "--output-file",
+        type=Path,
+        metavar="PATH",
+        help="what CMD must have written when it succeeds, in replica 0; its digest is reported",
+    )
+    supervise.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="-- CMD ...", help="the command to run"
+    )
+
+    for verb in (put, get, supervise):
+        verb.add_argument(
+            "--termination-log",
+            type=Path,
+            metavar="PATH",
+            default=termination.DEFAULT_PATH,
+            help="where the termination message goes (default: %(default)s)",
+        )
+    return parser
+
+
+def _seconds(text: str) -> float:
+    try:
+        return durations.seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _command(words: list[str]) -> list[str]:
+    command = words[1:] if words[:1] == ["--"] else words
+    if not command:
+        raise UsageError("There is no command to run: put it after --, as in: run -- python train.py")
+    return command
+
+
+def _request(options: argparse.Namespace) -> Request:
+    return Request(
+        options.uri, options.claims, options.target, options.model, options.version, options.digest or None
+    )
+
+
+def _fetched(folder: Path, output: Output) -> Termination:
+    return Termination("ok", 0, "Fetched", f"The model is in {folder}.", output=output)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _terminated(_number: int, _frame: object) -> None:
+    """Stop at once, through the `finally` clauses: as a container's first process we must ask for that."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""`capstan-agent install`: a folder with everything the agent needs to run in anybody's container.
+
+    DIR/run, DIR/capstan-agent      the launcher (launcher.S), under its two names
+    DIR/lib/ld.so, DIR/lib/*.so*    the C library's loader and the shared libraries
+    DIR/bin/python3                 the interpreter
+    DIR/lib/pythonX.Y.zip           its standard library, as far as it is used, and this package, compiled
+    DIR/lib/pythonX.Y/              what cannot be in an archive: os.pyc, by which Python finds its home, and
+                                    the extension modules
+
+Run by an ordinary Python (in the agent image's build) it gathers these; run from such a folder (in an init
+container) it copies that folder.
+"""
+
+import importlib.util
+import json
+import marshal
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+
+from capstan_agent.errors import AgentError
+from capstan_agent.launcher import launcher
+
+_LOADER = Path("/lib64/ld-linux-x86-64.so.2")
+_VERSION = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+_ENTRY = "run"
+_NAMES = (_ENTRY, "capstan-agent")
+
+# Parts of the standard library that a supervisor and a fetcher have no use for; together most of its size.
+_LEFT_OUT = frozenset(
+    (
+        *(
+            "__phello__",
+            "__pycache__",
+            "_pydecimal",
+            "asyncio",
+            "concurrent",
+            "ctypes",
+            "curses",
+            "dbm",
+            "distutils",
+        ),
+        *(
+            "dist-packages",
+            "ensurepip",
+            "idlelib",
+            "lib-dynload",
+            "lib2to3",
+            "multiprocessing",
+            "pydoc",
+            "pydoc_data",
+        ),
+        *("site-packages", "sqlite3", "test", "tests", "tkinter", "turtle", "turtledemo", "unittest", "venv"),
+        *("wsgiref", "xml", "xmlrpc"),
+    )
+)
+
+# What the agent imports in all, asked of an interpreter that has imported it.
+_PROBE = """
+import importlib, json, pkgutil, sys
+sys.path.insert(0, sys.argv[1])
+import capstan_agent
+for module in pkgutil.walk_packages(capstan_agent.__path__, "capstan_agent."):
+    importlib.import_module(module.name)
+files = [getattr(module, "__file__", None) or "" for module in sys.modules.values()]
+print(json.dumps({"stdlib": importlib.__path__[0], "extensions": [f for f in files if f.endswith(".so")]}))
+"""
+_SHARED = re.compile(r"^\s*(\S+) => (/\S+) \(0x", re.MULTILINE)
+
+
+class InstallFailed(AgentError):  # noqa: N818
+    """The runtime could not be gathered or copied."""
+
+    exit_class = "infrastructure"
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    executable: Path
+    stdlib: Path
+    extensions: tuple[Path, ...]
+    libraries: tuple[tuple[str, Path], ...]
+
+
+def install(target: Path) -> None:
+    """Make `target` a self-contained runtime; it may exist, and is complete once `target/run` is there."""
+    home = Path(sys.executable).resolve().parent.parent
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        (target / _ENTRY).unlink(missing_ok=True)
+        if (home / _ENTRY).is_file() and (home / "lib" / "ld.so").is_file():
+            _copy_tree(home, target)
+        else:
+            _gather(target)
+        for name in reversed(_NAMES):
+            _write(target / name, launcher(), executable=True)
+    except OSError as error:
+        raise InstallFailed(
+            f"The runner cannot be put into {target}: {error.strerror} ({error.filename}). The folder must be"
+            " a writable volume with some 20 MB of room."
+        ) from error
+
+
+def _copy_tree(home: Path, target: Path) -> None:
+    for source in sorted(home.rglob("*")):
+        relative = source.relative_to(home)
+        if source.is_file() and relative.name not in _NAMES:
+            _copy(source, target / relative)
+
+
+def _gather(target: Path) -> None:
+    parts = _parts()
+    _copy(parts.executable, target / "bin" / "python3", executable=True)
+    _copy(_LOADER.resolve(), target / "lib" / "ld.so", executable=True)
+    for name, path in parts.libraries:
+        _copy(path, target / "lib" / name)
+    dynamic = target / "lib" / _VERSION / "lib-dynload"
+    dynamic.mkdir(parents=True, exist_ok=True)
+    for path in parts.extensions:
+        _copy(path, dynamic / path.name)
+    _write(target / "lib" / _VERSION / "os.pyc", _compiled(parts.stdlib / "os.py"))
+    _archive(parts, target / "lib" / f"{_VERSION.replace('.', '')}.zip")
+
+
+def _parts() -> _Parts:
+    if not _LOADER.exists():
+        raise InstallFailed(f"The runtime is gathered on x86-64 with glibc only: there is no {_LOADER} here.")
+    package = Path(__file__).resolve().parent
+    probe = subprocess.run(
+        [sys.executable, "-ISBc", _PROBE, str(package.parent)], check=True, capture_output=True, text=True
+    )
+    found = json.loads(probe.stdout)
+    executable = Path(sys.executable).resolve()
+    extensions = tuple(sorted(Path(path) for path in found["extensions"]))
+    libraries: dict[str, Path] = {}
+    for path in (executable, *extensions):
+        listed = subprocess.run([_LOADER, "--list", path], check=True, capture_output=True, text=True)
+        libraries.update({name: Path(place) for name, place in _SHARED.findall(listed.stdout)})
+    return _Parts(executable, Path(found["stdlib"]).parent, extensions, tuple(sorted(libraries.items())))
+
+
+def _archive(parts: _Parts, target: Path) -> None:
+    """The modules, compiled, in an archive that is the same for the same input."""
+    package = Path(__file__).resolve().parent
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for root in (parts.stdlib, package):
+            for source in _sources(root):
+                name = source.relative_to(package.parent if root == package else root).with_suffix(".pyc")
+                entry = zipfile.ZipInfo(str(name), (1980, 1, 1, 0, 0, 0))
+                archive.writestr(entry, _compiled(source), zipfile.ZIP_DEFLATED)
+    target.chmod(0o644)
+
+
+def _sources(root: Path) -> Iterator[Path]:
+    for entry in sorted(root.iterdir()):
+        if entry.name in _LEFT_OUT or entry.stem in _LEFT_OUT or entry.name.startswith("config-"):
+            continue
+        if entry.is_dir():
+            yield from _sources(entry)
+        elif entry.suffix == ".py":
+            yield entry
+
+
+def _compiled(source: Path) -> bytes:
+    """The bytecode file of a module, marked never to be compared with its source, which stays behind."""
+    code = SourceFileLoader(source.stem, str(source)).get_code(source.stem)
+    return importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8) + marshal.dumps(code)
+
+
+def _copy(source: Path, target: Path, *, executable: bool = False) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    shutil.copyfile(source, target)
+    target.chmod(0o755 if executable or source.stat().st_mode & stat.S_IXUSR else 0o644)
+
+
+def _write(target: Path, data: bytes, *, executable: bool = False) -> None:
+    partial = target.with_name(target.name + ".partial")
+    partial.write_bytes(data)
+    partial.chmod(0o755 if executable else 0o644)
+    os.replace(partial, target)  # noqa: PTH105

@@ -1,0 +1,109 @@
+"""`pvc://<claim>/<path>`: a file or a folder on a volume claim that is mounted below one folder.
+
+Symbolic links are followed as long as they stay inside their claim; whatever leads out is refused, by name or
+by link.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from capstan_agent.errors import InvalidURI, ModelNotFound, SourceUnavailable, source_error
+from capstan_agent.sources.listing import File, Listing
+
+_CLAIM = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+_SHOWN = 20
+
+
+def listing(address: str, claims: Path) -> Listing:
+    """What is at `<claim>/<path>`."""
+    uri = f"pvc://{address}"
+    claim, _, path = address.partition("/")
+    segments = path.rstrip("/").split("/") if path.rstrip("/") else []
+    if not _CLAIM.fullmatch(claim) or ".." in claim:
+        raise InvalidURI(
+            f"{uri!r} names no volume claim: write pvc://<claim>/<path>, the claim in lower case."
+        )
+    if any(segment in {"", ".", ".."} for segment in segments) or not path.isprintable():
+        raise InvalidURI(
+            f"{uri!r} has an empty, '.' or '..' part or a control character: write the plain path."
+        )
+    root = claims / claim
+    if not root.is_dir():
+        raise SourceUnavailable(
+            f"The claim {claim} is not mounted at {root}: check that it exists and is bound."
+        )
+    root = root.resolve()
+    try:
+        found = _inside(root, root.joinpath(*segments), uri)
+        if stat.S_ISDIR(found.stat().st_mode):
+            files = tuple(_walk(root, found, PurePosixPath(), (found,), uri))
+        else:
+            return Listing((_file(found, PurePosixPath(), uri),), single=True)
+    except FileNotFoundError:
+        raise ModelNotFound(_what_is_there(root, segments, uri)) from None
+    except NotADirectoryError:
+        raise ModelNotFound(f"{uri} leads through a file as if it were a folder.") from None
+    except OSError as error:
+        raise source_error(error, uri) from error
+    if not files:
+        raise ModelNotFound(f"{uri} is an empty folder: has the training job written its output?")
+    return Listing(files, single=False)
+
+
+def _inside(root: Path, path: Path, uri: str) -> Path:
+    try:
+        resolved = path.resolve(strict=True)
+    except RuntimeError:  # how pathlib reports a circle of links
+        raise InvalidURI(f"{uri} goes through a symbolic link that leads in a circle.") from None
+    if not resolved.is_relative_to(root):
+        raise InvalidURI(
+            f"{uri} leads out of its claim through a symbolic link: copy the file into the claim."
+        )
+    return resolved
+
+
+def _walk(
+    root: Path, folder: Path, place: PurePosixPath, above: tuple[Path, ...], uri: str
+) -> Iterator[File]:
+    for entry in sorted(folder.iterdir()):
+        name = f"{uri.rstrip('/')}/{place / entry.name}"
+        resolved = _inside(root, entry, name)
+        if stat.S_ISDIR(resolved.stat().st_mode):
+            if resolved in above:
+                raise InvalidURI(f"{name} is a symbolic link to a folder above it.")
+            yield from _walk(root, resolved, place / entry.name, (*above, resolved), uri)
+        else:
+            yield _file(resolved, place / entry.name, name)
+
+
+def _file(path: Path, place: PurePosixPath, name: str) -> File:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise InvalidURI(f"{name} is neither a file nor a folder, but a device, pipe or socket.")
+
+    def opened() -> BinaryIO:
+        # It was resolved before: should a link or a pipe be there by now, it is not followed or waited for.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        return os.fdopen(descriptor, "rb", buffering=0)
+
+    return File(place, status.st_size, name, opened)
+
+
+def _what_is_there(root: Path, segments: list[str], uri: str) -> str:
+    """The sentence for a path that does not exist: what its nearest existing folder holds instead."""
+    nearest, shown = root, uri.split("/")[2]
+    for segment in segments:
+        if not (nearest / segment).is_dir() or not (nearest / segment).resolve().is_relative_to(root):
+            break
+        nearest, shown = nearest / segment, f"{shown}/{segment}"
+    names: list[str] = []
+    with suppress(OSError):
+        names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in nearest.iterdir())
+    listed = ", ".join(name if name.isprintable() else repr(name) for name in names[:_SHOWN]) or "nothing"
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{uri} does not exist: pvc://{shown}/ holds {listed}{more}."

@@ -1,0 +1,86 @@
+"""The operator's flags, each also an environment variable: --agent-image is CAPSTAN_OPERATOR_AGENT_IMAGE."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from capstan_operator.shell.metrics import operator_version
+
+REGISTRY = "ghcr.io/capstan-dev"
+ENVIRONMENT = "CAPSTAN_OPERATOR_"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `capstan-operator run` was told."""
+
+    agent_image: str
+    serving_image: str
+    namespaces: tuple[str, ...]
+    metrics_port: int
+    workers: int
+    log_level: str
+    log_format: str
+    kubeconfig: str | None
+    context: str | None
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    """Return a type for argparse: unlike `choices`, it also holds for defaults from the environment."""
+
+    def check(text: str) -> str:
+        if text not in choices:
+            raise argparse.ArgumentTypeError(f"must be one of {', '.join(choices)}, not {text!r}")
+        return text
+
+    return check
+
+
+def _between(least: int, most: int) -> Callable[[str], int]:
+    def check(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"must be a number from {least} to {most}, not {text!r}")
+        return int(text)
+
+    return check
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(sorted({name.strip() for name in text.split(",")} - {""}))
+
+
+def parser(environment: Mapping[str, str] = os.environ) -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="capstan-operator", description="Reconciles TrainingJob and InferenceService into pods."
+    )
+    commands = top.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run the operator until SIGTERM", description=__doc__)
+
+    def add(flag: str, default: Any, text: str, kind: Callable[[str], Any] = str) -> None:
+        variable = ENVIRONMENT + flag.removeprefix("--").replace("-", "_").upper()
+        shown = f"; default: {default}" if default else ""
+        value = environment.get(variable) or default
+        run.add_argument(flag, default=value, type=kind, help=f"{text} (${variable}{shown})")
+
+    tag = operator_version()
+    add("--agent-image", f"{REGISTRY}/agent:{tag}", "image of the agent that runs in users' pods")
+    add("--serving-image", f"{REGISTRY}/serving:{tag}", "image of the model server")
+    add("--namespaces", "", "namespaces to watch, with commas between them; none: all", _names)
+    add("--metrics-port", "8080", "port of /metrics, /healthz and /readyz", _between(1, 65535))
+    add("--workers", "8", "resources reconciled at the same time", _between(1, 256))
+    add("--log-level", "info", "debug, info, warning or error", _one_of("debug", "info", "warning", "error"))
+    add("--log-format", "json", "json or text", _one_of("json", "text"))
+    add("--kubeconfig", None, "kubeconfig to use instead of the pod's service account")
+    add("--context", None, "context of the kubeconfig")
+    commands.add_parser("crds", help="print the CustomResourceDefinitions as YAML")
+    return top
+
+
+def options(arguments: argparse.Namespace) -> Options:
+    """Return the options of a parsed `run`."""
+    return Options(**{name: value for name, value in vars(arguments).items() if name != "command"})

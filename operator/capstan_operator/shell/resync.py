@@ -1,0 +1,80 @@
+"""List the custom resources at the start and every few minutes, and have every one of them looked at.
+
+kopf sends no DELETED for what vanished while its watch was down, and hides its relists: this is what closes
+the gap, and what waits for the CRDs where they are not installed yet. It also makes a watch that has gone
+deaf an inconvenience of minutes and not a mystery.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterable
+
+from capstan_operator.shell.client import Api
+from capstan_operator.shell.errors import Gone, ShellError
+from capstan_operator.shell.keys import Resource
+from capstan_operator.shell.queue import WorkQueue, backoff
+from capstan_operator.shell.store import Store
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two lists.
+RESYNC_EVERY = 300.0
+#: Nobody should wait long for the operator after installing the CRDs, in seconds.
+PATIENCE = 5.0
+
+
+class Resync:
+    """The custom kinds, in one namespace, several or all."""
+
+    def __init__(
+        self,
+        api: Api,
+        store: Store,
+        queue: WorkQueue,
+        resources: Iterable[Resource],
+        namespaces: tuple[str, ...],
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.synced = asyncio.Event()
+        self._api = api
+        self._store = store
+        self._queue = queue
+        self._places: list[tuple[Resource, str | None]] = [
+            (resource, namespace) for resource in resources for namespace in namespaces or (None,)
+        ]
+        self._pause = pause
+
+    async def run(self) -> None:
+        """List for ever, every few minutes."""
+        while True:
+            await self.list_all()
+            await self._pause(RESYNC_EVERY * random.uniform(0.9, 1.1))
+
+    async def list_all(self) -> None:
+        """List everything once, however long that takes, and enqueue all there is."""
+        failures = 0
+        for resource, namespace in self._places:
+            while not await self._list(resource, namespace, failures):
+                failures += 1
+                await self._pause(min(PATIENCE, backoff(failures, random.random())))
+        self.synced.set()
+        for kind in {resource.kind for resource, _ in self._places}:
+            for key in self._store.keys(kind):
+                self._queue.add(key)
+
+    async def _list(self, resource: Resource, namespace: str | None, failures: int) -> bool:
+        try:
+            objects, version = await self._api.list(resource, namespace)
+        except Gone:
+            self._store.drop(resource, namespace)
+            if failures == 0:
+                logger.warning("the CRD of %s is not installed: waiting for it", resource.plural)
+        except ShellError as error:
+            logger.warning("listing %s failed, trying again: %s", resource.plural, error)
+        else:
+            self._store.replace(resource, namespace, objects, int(version) if version.isdecimal() else 0)
+            return True
+        return False

@@ -1,0 +1,182 @@
+"""The operator put together: what feeds what, in which order it starts, and how it ends.
+
+kopf and the resync fill the store of custom resources, the reflectors the store of children; every change
+enqueues its owner; workers start when all is listed. A part that ends without being told to is a bug that
+ends the process, to be started again by the kubelet: half an operator is worse than none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+
+from capstan_operator.core.model import Kind, Manifest, Settings
+from capstan_operator.shell import health, login
+from capstan_operator.shell.apply import Applier
+from capstan_operator.shell.client import KubernetesApi
+from capstan_operator.shell.events import Recorder
+from capstan_operator.shell.gather import References
+from capstan_operator.shell.handlers import KopfThread
+from capstan_operator.shell.keys import Key, Resource, owner_of
+from capstan_operator.shell.metrics import Metrics
+from capstan_operator.shell.options import Options
+from capstan_operator.shell.queue import WorkQueue
+from capstan_operator.shell.reconcile import Reconciler
+from capstan_operator.shell.resync import Resync
+from capstan_operator.shell.status import StatusWriter
+from capstan_operator.shell.store import Store, version_of
+from capstan_operator.shell.watch import Reflector
+
+logger = logging.getLogger(__name__)
+
+SELECTOR = "app.kubernetes.io/managed-by=capstan"
+#: Seconds a pass in flight may take after SIGTERM, Events after that, and kopf to end.
+GRACE_PASSES, GRACE_EVENTS, GRACE_KOPF = 15.0, 3.0, 8.0
+
+
+#: A part's name and what runs it.
+Part = tuple[str, Callable[[], Coroutine[Any, Any, None]]]
+
+
+class Operator:
+    """All parts, made and connected. `run` lives until `stop` is set or a part fails."""
+
+    def __init__(self, options: Options, kinds: Sequence[Kind], api: KubernetesApi, metrics: Metrics) -> None:
+        self._options = options
+        self._metrics = metrics
+        self._queue = queue = WorkQueue(on_add=metrics.queue_adds.inc, on_retry=metrics.queue_retries.inc)
+        self._references = References()
+        self._resources = Store(changed=self._resource_changed)
+        self._children = Store(owner=owner_of, changed=queue.add)
+        own = {kind.kind: Resource(kind.api_version, kind.kind, kind.plural) for kind in kinds}
+        child = {c.kind: Resource(c.api_version, c.kind, c.plural) for kind in kinds for c in kind.children}
+        self._recorder = Recorder(api, metrics, _now)
+        self._reflectors = [
+            Reflector(api, self._children, metrics, resource, namespace, SELECTOR)
+            for resource in child.values()
+            for namespace in options.namespaces or (None,)
+        ]
+        self._resync = Resync(api, self._resources, queue, own.values(), options.namespaces)
+        self._kopf = KopfThread(
+            own.values(), options.namespaces, self._log_in, self._heard, self._resync.list_all
+        )
+        self._reconciler = Reconciler(
+            kinds={kind.kind: kind for kind in kinds},
+            settings=Settings(agent_image=options.agent_image, serving_image=options.serving_image),
+            resources=self._resources,
+            children=self._children,
+            references=self._references,
+            applier=Applier(api, self._children, child),
+            statuses=StatusWriter(api, self._resources, own),
+            recorder=self._recorder,
+            queue=queue,
+            metrics=metrics,
+            now=_now,
+        )
+        self._tasks: list[asyncio.Task[None]] = []
+        self._workers: list[asyncio.Task[None]] = []
+
+    async def run(self, stop: asyncio.Event) -> bool:
+        """Run until `stop`; return False when a part failed instead."""
+        server = await health.serve(self._application(), self._options.metrics_port)
+        stopping = asyncio.create_task(stop.wait())
+        for name, part in self._parts():
+            self._tasks.append(asyncio.create_task(part(), name=name))
+        self._kopf.start()
+        try:
+            await asyncio.wait((stopping, *self._tasks), return_when=asyncio.FIRST_COMPLETED)
+            failed = [task for task in self._tasks if task.done()]
+            for task in failed:
+                logger.critical("%s has ended", task.get_name(), exc_info=task.exception())
+            return not failed
+        finally:
+            stopping.cancel()
+            await self._end()
+            await server.cleanup()
+
+    def _parts(self) -> list[Part]:
+        watches: list[Part] = [(str(r), r.run) for r in self._reflectors]
+        return [
+            *watches,
+            ("resync", self._resync.run),
+            ("events", self._recorder.run),
+            ("workers", self._work),
+        ]
+
+    async def _work(self) -> None:
+        await self._resync.synced.wait()
+        for reflector in self._reflectors:
+            await reflector.synced.wait()
+        logger.info("the cluster is listed", extra={"fields": {"workers": self._options.workers}})
+        self._workers = [
+            asyncio.create_task(self._reconciler.work(), name=f"worker {n}")
+            for n in range(self._options.workers)
+        ]
+        await asyncio.gather(*self._workers)
+
+    async def _end(self) -> None:
+        """Let the passes in flight end, then everything else; every step is bounded."""
+        self._queue.close()
+        if self._workers:
+            await asyncio.wait(self._workers, timeout=GRACE_PASSES)
+        try:
+            await asyncio.wait_for(self._recorder.flush(), GRACE_EVENTS)
+        except TimeoutError:
+            logger.warning("some Events were not posted in time")
+        for task in (*self._workers, *self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._workers, *self._tasks, return_exceptions=True)
+        await self._kopf.stop(GRACE_KOPF)
+
+    def _application(self) -> web.Application:
+        return health.application(self, self._metrics, self._before_scrape)
+
+    async def alive(self) -> Mapping[str, bool]:
+        """See health.Checks."""
+        parts = {task.get_name(): not task.done() for task in (*self._tasks, *self._workers)}
+        return parts | {"kopf": await self._kopf.alive()}
+
+    def synced(self) -> Mapping[str, bool]:
+        """See health.Checks."""
+        listed = {f"{reflector} listed": reflector.synced.is_set() for reflector in self._reflectors}
+        return listed | {"custom resources listed": self._resync.synced.is_set()}
+
+    def _before_scrape(self) -> None:
+        self._metrics.queue_depth.set(len(self._queue))
+        for kind, count in (self._resources.count() | self._children.count()).items():
+            self._metrics.store_objects.labels(kind=kind).set(count)
+
+    async def _log_in(self) -> Any:
+        return await login.connection(
+            await login.configuration(self._options.kubeconfig, self._options.context)
+        )
+
+    def _heard(self, what: str | None, obj: Manifest) -> None:
+        if what == "DELETED":
+            self._resources.remove(obj, version_of(obj))
+        else:
+            self._resources.put(obj)
+
+    def _resource_changed(self, key: Key) -> None:
+        self._queue.add(key)
+        for referrer in self._references.to(key):
+            self._queue.add(referrer)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def run(options: Options, kinds: Sequence[Kind], stop: asyncio.Event) -> bool:
+    """Log in, run the operator until `stop`; return False when it failed."""
+    metrics = Metrics()
+    api = KubernetesApi(await login.configuration(options.kubeconfig, options.context), metrics)
+    try:
+        return await Operator(options, kinds, api, metrics).run(stop)
+    finally:
+        await api.close()

@@ -1,0 +1,156 @@
+"""What the cluster looks like, as far as we have heard: objects by identity and by owner.
+
+The store is fed by watches, by relists and by our own writes, in any order, repeated or late. It only ever
+moves forward: an object is replaced by a newer resourceVersion (numbers that only grow, per KEP-5504) and
+what is known to be deleted is not brought back by news that is older. It does no I/O and knows no clock.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from capstan_operator.core.model import Manifest
+from capstan_operator.shell.keys import Key, Resource, key_of
+
+#: How many deletions are remembered, against news that comes late. The oldest are forgotten first.
+TOMBSTONES = 20_000
+#: The version of something that will never come back.
+FOREVER = 1 << 63
+
+
+class Identity(NamedTuple):
+    """One object's place in the API, whichever incarnation of it."""
+
+    kind: str
+    namespace: str
+    name: str
+
+
+def version_of(obj: Manifest) -> int:
+    """Return the resourceVersion as a number; 0 when there is none that is one."""
+    version = obj["metadata"].get("resourceVersion", "")
+    return int(version) if version.isdecimal() else 0
+
+
+class Store:
+    """Objects by identity, indexed by the custom resource they belong to.
+
+    `owner` names that resource (None: not indexed) and `changed` hears its key after every change.
+    """
+
+    def __init__(
+        self,
+        owner: Callable[[Manifest], Key | None] = key_of,
+        changed: Callable[[Key], None] = lambda _: None,
+    ) -> None:
+        self._owner = owner
+        self._changed = changed
+        self._objects: dict[Identity, Manifest] = {}
+        self._by_owner: dict[Key, set[Identity]] = {}
+        self._gone: OrderedDict[str, int] = OrderedDict()
+
+    def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
+        """Return the object, or None when it is not known to exist."""
+        return self._objects.get(Identity(kind, namespace, name))
+
+    def owned(self, key: Key) -> tuple[Manifest, ...]:
+        """Return the objects indexed under this key, in a stable order."""
+        return tuple(self._objects[identity] for identity in sorted(self._by_owner.get(key, ())))
+
+    def keys(self, kind: str) -> list[Key]:
+        """Return the owners' keys of all objects of a kind."""
+        found = {self._owner(obj) for identity, obj in self._objects.items() if identity.kind == kind}
+        return sorted(key for key in found if key is not None)
+
+    def count(self) -> dict[str, int]:
+        """Return how many objects of each kind are held."""
+        counts: dict[str, int] = {}
+        for identity in self._objects:
+            counts[identity.kind] = counts.get(identity.kind, 0) + 1
+        return counts
+
+    def put(self, obj: Manifest) -> bool:
+        """Take in an object seen or written; return False when that was no news."""
+        identity, uid, version = _identity(obj), _uid(obj), version_of(obj)
+        if uid in self._gone and version <= self._gone[uid]:
+            return False
+        current = self._objects.get(identity)
+        if current is not None:
+            if version <= version_of(current):
+                return False
+            if _uid(current) != uid:
+                self._bury(_uid(current), FOREVER)
+            self._forget(identity, current)
+        metadata = {name: value for name, value in obj["metadata"].items() if name != "managedFields"}
+        obj = {**obj, "metadata": metadata}  # half of an object's size, and of no use to a plan
+        self._objects[identity] = obj
+        owner = self._owner(obj)
+        if owner is not None:
+            self._by_owner.setdefault(owner, set()).add(identity)
+        self._tell({owner, None if current is None else self._owner(current)})
+        return True
+
+    def remove(self, obj: Manifest, version: int | None = None) -> bool:
+        """Take out an object that was deleted (or left our selector) at `version`, by default its own."""
+        identity, uid = _identity(obj), _uid(obj)
+        at = version_of(obj) if version is None else version
+        current = self._objects.get(identity)
+        if current is not None and _uid(current) == uid and version_of(current) > at:
+            return False
+        self._bury(uid, at)
+        if current is None or _uid(current) != uid:
+            return False
+        self._forget(identity, current)
+        self._tell({self._owner(current)})
+        return True
+
+    def replace(
+        self, resource: Resource, namespace: str | None, objects: Iterable[Manifest], version: int
+    ) -> None:
+        """Take in a complete list made at `version`: what it lacks, and is not newer, has been deleted."""
+        listed = {_identity(obj): obj for obj in objects}
+        for identity, obj in list(self._objects.items()):
+            if identity.kind != resource.kind or namespace not in (None, identity.namespace):
+                continue
+            if identity not in listed:
+                self.remove(obj, version)
+        for obj in listed.values():
+            self.put(obj)
+
+    def drop(self, resource: Resource, namespace: str | None) -> None:
+        """Forget a kind that is not served at the moment. Nothing is buried: it may come back as it was."""
+        for identity, obj in list(self._objects.items()):
+            if identity.kind == resource.kind and namespace in (None, identity.namespace):
+                self._forget(identity, obj)
+                self._tell({self._owner(obj)})
+
+    def _bury(self, uid: str, version: int) -> None:
+        self._gone[uid] = max(version, self._gone.get(uid, 0))
+        self._gone.move_to_end(uid)
+        while len(self._gone) > TOMBSTONES:
+            self._gone.popitem(last=False)
+
+    def _forget(self, identity: Identity, current: Manifest) -> None:
+        del self._objects[identity]
+        owner = self._owner(current)
+        if owner is not None:
+            siblings = self._by_owner[owner]
+            siblings.discard(identity)
+            if not siblings:
+                del self._by_owner[owner]
+
+    def _tell(self, owners: Iterable[Key | None]) -> None:
+        for owner in owners:
+            if owner is not None:
+                self._changed(owner)
+
+
+def _identity(obj: Manifest) -> Identity:
+    metadata = obj["metadata"]
+    return Identity(obj["kind"], metadata.get("namespace", ""), metadata["name"])
+
+
+def _uid(obj: Manifest) -> str:
+    return str(obj["metadata"].get("uid", ""))

@@ -90,8 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     supervise = verbs.add_parser(
         "run",
         help="supervise a command as the container's first process",
-        description="Runs CMD: forwards signals to its process group, reaps orphans, passes output on"
-        " untouched, and says in the termination message how it ended. Exits with CMD's exit code, or 128 plus the signal.",
+        description="Runs CMD: forwards signals to its process group, reaps orphans, passes output on, and"
+        " says in the termination message how it ended. Exits as CMD did, with 128 plus the signal's number.",
     )
     supervise.add_argument(
         "--grace",

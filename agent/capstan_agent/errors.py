@@ -40,35 +40,35 @@ class FetchError(AgentError):
     """The model could not be put into the pod."""
 
 
-class InvalidURI(FetchError):  # noqa: N818  (the names are the reasons users see)
+class InvalidURI(FetchError):
     """The address is malformed, unsupported or leads outside its claim."""
 
 
-class ModelNotFound(FetchError):  # noqa: N818
+class ModelNotFound(FetchError):
     """There is nothing at the address."""
 
 
-class PermissionDenied(FetchError):  # noqa: N818
+class PermissionDenied(FetchError):
     """The address exists and may not be read."""
 
 
-class DigestMismatch(FetchError):  # noqa: N818
+class DigestMismatch(FetchError):
     """The bytes are not the ones that were named."""
 
 
-class SourceUnavailable(FetchError):  # noqa: N818
+class SourceUnavailable(FetchError):
     """The storage is not mounted, away, or fails while being read."""
 
     exit_class = "infrastructure"
 
 
-class DiskFull(FetchError):  # noqa: N818
+class DiskFull(FetchError):
     """The pod's volume has no room for the model."""
 
     exit_class = "infrastructure"
 
 
-class TargetNotWritable(FetchError):  # noqa: N818
+class TargetNotWritable(FetchError):
     """The folder in the pod cannot be written to."""
 
     exit_class = "infrastructure"

@@ -92,8 +92,8 @@ def fetch(
         output = _copy_all(found, partial, progress)
         if request.digest and output.digest != request.digest:
             raise DigestMismatch(
-                f"{request.uri} has the digest {output.digest} and spec.model.digest says {request.digest}: it"
-                " is another model, or was damaged or replaced. Correct the address or the digest."
+                f"{request.uri} has the digest {output.digest}, and {request.digest} was asked for: it is"
+                " another model, or was damaged or replaced. Correct the address or spec.model.digest."
             )
         _remove(folder)
         partial.rename(folder)

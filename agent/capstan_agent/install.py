@@ -76,7 +76,7 @@ print(json.dumps({"stdlib": importlib.__path__[0], "extensions": [f for f in fil
 _SHARED = re.compile(r"^\s*(\S+) => (/\S+) \(0x", re.MULTILINE)
 
 
-class InstallFailed(AgentError):  # noqa: N818
+class InstallFailed(AgentError):
     """The runtime could not be gathered or copied."""
 
     exit_class = "infrastructure"

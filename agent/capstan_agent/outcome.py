@@ -23,7 +23,7 @@ OUTPUT_MISSING = "OutputMissing"
 COMMAND_NOT_FOUND = "CommandNotFound"
 COMMAND_NOT_EXECUTABLE = "CommandNotExecutable"
 
-_HINTS = {
+_HINTS: dict[int, str] = {
     signal.SIGBUS: " Too little shared memory does this: mount an emptyDir of medium Memory at /dev/shm.",
     signal.SIGILL: " The image may be built for a newer CPU than the node has.",
 }
@@ -34,7 +34,7 @@ def ended(end: Exit, oom_kills: int, log: str, output: Output | None = None) -> 
     code = end.code if end.signal is None else 128 + end.signal
     if end.stopped_by is not None:
         # Exit code 0 may mean "finished" or "saved, as asked": only what nobody stopped is finished.
-        name = signal.Signals(end.stopped_by).name
+        name = _name(end.stopped_by)
         code = code or 128 + end.stopped_by
         if end.grace_exceeded:
             reason = GRACE_EXCEEDED
@@ -59,8 +59,7 @@ def ended(end: Exit, oom_kills: int, log: str, output: Output | None = None) -> 
         )
         return Termination("infrastructure", code, KILLED, message, end.signal, log)
     if end.signal is not None:
-        number = signal.Signals(end.signal)
-        message = f"The command died of {number.name}: see its last lines.{_HINTS.get(number, '')}"
+        message = f"The command died of {_name(end.signal)}: see its last lines.{_HINTS.get(end.signal, '')}"
         return Termination("user", code, SIGNALED, message, end.signal, log)
     message = f"The command exited with code {code}: see its last lines."
     return Termination("user", code, NON_ZERO_EXIT, message, None, log)
@@ -102,6 +101,13 @@ def not_started(command: str, error: OSError) -> Termination:
         case _:
             cause = f"{found} cannot be executed: {error.strerror}."
     return Termination("user", 126, COMMAND_NOT_EXECUTABLE, cause)
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # the real-time signals between the first and the last have none
+        return f"signal {number}"
 
 
 def _on_path(command: str) -> str | None:

@@ -2,8 +2,8 @@
 
 The command gets a process group of its own. What asks for an end (SIGTERM, SIGINT, SIGHUP, SIGQUIT) is
 forwarded to the group and starts the grace, after which the group is killed. When the command has ended, so
-has the container: what is left of the group is killed too, and output that is already in the pipes is passed on,
-without waiting for whoever else holds them open.
+has the container: what is left of the group is killed too, and output that is already in the pipes is passed
+on, without waiting for whoever else holds them open.
 """
 
 import os

@@ -4,6 +4,7 @@ Two clusters can stand side by side when their configurations differ and each ha
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -63,7 +64,9 @@ class Config:
                 f"the cluster's name must be lower-case letters, digits and dashes, not {self.name!r}"
             )
         if not re.fullmatch(r"[a-zA-Z0-9_.-]{1,15}", self.interface):
-            raise ClusterError(f"{self.interface!r} is no name for a network interface (at most 15 characters)")
+            raise ClusterError(
+                f"{self.interface!r} is no name for a network interface (at most 15 characters)"
+            )
         if self.pod_cidr.overlaps(self.service_cidr):
             raise ClusterError(
                 f"the pods' network {self.pod_cidr} overlaps the services' {self.service_cidr}",
@@ -120,6 +123,11 @@ class Config:
         return f"/{self.name}-pods"
 
     @property
+    def pod_network(self) -> str:
+        """The name of the pods' network, under which the network plug-in files what it remembers."""
+        return f"{self.name}-pods"
+
+    @property
     def ports(self) -> dict[str, int]:
         """A port for each thing that listens, counted up from `first_port` (the API server: 6443)."""
         return {name: self.first_port + index for index, name in enumerate(_PORTS)}
@@ -136,8 +144,11 @@ class Config:
 
     @property
     def run_dir(self) -> Path:
-        """What must not outlive a restart of the machine: sockets, containers' state, addresses in use."""
-        return self.state_dir / "run"
+        """What must not outlive a restart of the machine: sockets, containers' state, addresses in use.
+
+        Its path is short, whatever the state directory's, because a socket's path must be.
+        """
+        return Path("/run") / f"capstan-{hashlib.sha256(bytes(self.state_dir)).hexdigest()[:8]}"
 
     @property
     def containerd_socket(self) -> Path:

@@ -1,0 +1,91 @@
+"""What the core and the shell say to each other.
+
+The shell gathers an `Observed`, calls `Kind.plan` and carries the `Plan` out. Everything here is data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+#: A Kubernetes object, as its JSON.
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRef:
+    """An object by name; with a uid, one incarnation of it."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+    uid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something to tell about the owner, once."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """The world as one resource should see it: its own children, and the objects it refers to."""
+
+    children: tuple[Manifest, ...] = ()
+    references: tuple[Manifest, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What should be.
+
+    `apply` is server-side applied in its order, `delete` deleted after it. With `decision`, the status is
+    written first, on the resourceVersion the plan was made from, and nothing is done unless that succeeds.
+    """
+
+    status: Manifest
+    apply: tuple[Manifest, ...] = ()
+    delete: tuple[ObjectRef, ...] = ()
+    events: tuple[Event, ...] = ()
+    #: Look again after so many seconds even if nothing changes.
+    requeue_after: float | None = None
+    decision: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the operator is started with and manifests depend on."""
+
+    agent_image: str
+    serving_image: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChildKind:
+    """A kind of object that plans create, or that those create."""
+
+    api_version: str
+    kind: str
+    plural: str
+
+
+Planner = Callable[[Manifest, Observed, datetime, Settings], Plan]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A custom resource: where it is served, what to watch for it, how to plan it, what it refers to."""
+
+    api_version: str
+    kind: str
+    plural: str
+    children: tuple[ChildKind, ...]
+    plan: Planner
+    references: Callable[[Manifest], tuple[ObjectRef, ...]]

@@ -1,0 +1,142 @@
+# Capstan's images: targets operator, serving, agent, trainer. `make images` builds them; so does
+#
+#   docker build --target operator .
+#
+# The arguments are all that differs between a registry's bases and a machine that has no registry:
+#   BASE_IMAGE  any glibc image with Python 3.11 or newer as `python3`, its venv module and a CA bundle
+#   NATIVE      source: the serving extension is compiled here; prebuilt: its wheel lies in dist/native
+#   VARIANT     (serving) cpu, or gpu with the CUDA, cuDNN and TensorRT libraries
+#   DEVICE      (trainer) cuda, or cpu, which leaves out the libraries that a CPU never maps
+# A corporate CA bundle is the secret `ca`: --secret id=ca,src=/etc/ssl/certs/ca-certificates.crt
+#
+# Everything from PyPI is at the version and hash of uv.lock. Nothing is compiled in a final stage, and everything
+# runs as 65532 with a read-only root.
+ARG BASE_IMAGE=python:3.11-slim-bookworm@sha256:0bee7276f83efd4a1ee05bbbf4281d95ed28e079220a9457f25a93e3f1e3c31b
+ARG RUST_IMAGE=rust:1.98-slim-bookworm@sha256:b5395fa1e42e25148de9b2fd8c8c3a8a341ccb17554ade0ad6bd9a47031f5101
+ARG NATIVE=source
+ARG VARIANT=cpu
+
+# uv, which installs everything else
+# hadolint ignore=DL3006
+FROM ${BASE_IMAGE} AS tools
+ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
+    python3 -m venv /tools \
+    && echo "uv==0.13.9 --hash=sha256:d7f459fe4fd247d830351c75686d3996ace3c6f3f728eb0e85a30b7ada0cef19" >/tools/requirements.txt \
+    && /tools/bin/pip install --quiet --require-hashes --requirement /tools/requirements.txt
+
+# The locks as one list of requirements for each image. A later stage copies its own list, so it is built anew when
+# that list changes and not whenever the lock does.
+FROM tools AS lock
+WORKDIR /src
+COPY . .
+RUN /tools/bin/uv export --quiet --frozen --no-dev --no-emit-workspace --package capstan-operator -o /lock/operator.txt \
+    && /tools/bin/uv export --quiet --frozen --no-dev --no-emit-workspace --package capstan-serving --extra cpu -o /lock/serving-cpu.txt \
+    && /tools/bin/uv export --quiet --frozen --no-dev --no-emit-workspace --package capstan-serving --extra gpu -o /lock/serving-gpu.txt \
+    && /tools/bin/uv export --quiet --frozen --no-dev --project examples/digits -o /lock/trainer-cuda.txt \
+    && /tools/bin/uv export --quiet --frozen --no-dev --project examples/digits -o /lock/trainer-cpu.txt \
+        --no-emit-package triton --no-emit-package nvidia-cudnn-cu13 --no-emit-package nvidia-nvtx
+
+# What every image starts from: the user, and an empty virtual environment. uv is mounted where it is needed and stays
+# outside; its settings do not. Bytecode is compiled here because a read-only root cannot keep it.
+# hadolint ignore=DL3006
+FROM ${BASE_IMAGE} AS base
+ENV PATH=/opt/capstan/bin:${PATH} \
+    VIRTUAL_ENV=/opt/capstan \
+    HOME=/tmp \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+RUN --mount=type=bind,from=tools,source=/tools/bin,target=/uv \
+    groupadd --gid 65532 capstan \
+    && useradd --uid 65532 --gid 65532 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin capstan \
+    && mkdir -p /etc/uv \
+    && printf '%s\n' 'system-certs = true' 'python-downloads = "never"' 'link-mode = "copy"' \
+        '[pip]' 'compile-bytecode = true' 'no-deps = true' >/etc/uv/uv.toml \
+    && /uv/uv venv --quiet --python python3 /opt/capstan
+
+# The serving wheel: the Rust front end and the Python around it.
+FROM ${RUST_IMAGE} AS native-source
+RUN apt-get update && apt-get install -y --no-install-recommends python3 && rm -rf /var/lib/apt/lists/*
+COPY serving /src
+RUN --mount=type=bind,from=tools,source=/tools/bin,target=/uv \
+    --mount=type=cache,target=/root/.cache/uv \
+    --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
+    /uv/uv build --quiet --system-certs --python /usr/bin/python3 --wheel --out-dir /dist /src
+
+FROM scratch AS native-prebuilt
+COPY dist/native /dist
+
+# hadolint ignore=DL3006
+FROM native-${NATIVE} AS native
+
+# --- operator
+FROM base AS operator-project
+COPY operator /src
+RUN --mount=type=bind,from=tools,source=/tools/bin,target=/uv \
+    /uv/uv pip install --quiet --offline /src
+
+FROM base AS operator
+COPY --from=lock /lock/operator.txt /opt/capstan/requirements.txt
+RUN --mount=type=bind,from=tools,source=/tools/bin,target=/uv \
+    --mount=type=cache,target=/root/.cache/uv \
+    --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
+    /uv/uv pip install --quiet --require-hashes --requirement /opt/capstan/requirements.txt
+COPY --from=operator-project /opt/capstan /opt/capstan
+USER 65532:65532
+ENTRYPOINT ["capstan-operator"]
+CMD ["run"]
+
+# --- agent: no dependency but Python itself
+FROM base AS agent
+COPY agent /tmp/src
+RUN --mount=type=bind,from=tools,source=/tools/bin,target=/uv \
+    /uv/uv pip install --quiet --offline /tmp/src && rm -rf /tmp/src
+USER 65532:65532
+ENTRYPOINT ["capstan-agent"]
+
+# --- serving
+FROM base AS serving-project
+COPY --from=native /dist /dist
+RUN --mount=type=bind,from=tools,source=/tools/bin,target=/uv \
+    /uv/uv pip install --quiet --offline /dist/*.whl
+
+FROM base AS serving-cpu
+
+# ONNX Runtime finds the libraries of the wheels by the loader's path: they lie in a dozen folders, so gather them in one.
+FROM base AS serving-gpu
+ENV LD_LIBRARY_PATH=/opt/capstan/lib/accelerator \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+# hadolint ignore=DL3006
+FROM serving-${VARIANT} AS serving
+ARG VARIANT
+COPY --from=lock /lock/serving-${VARIANT}.txt /opt/capstan/requirements.txt
+RUN --mount=type=bind,from=tools,source=/tools/bin,target=/uv \
+    --mount=type=cache,target=/root/.cache/uv \
+    --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
+    /uv/uv pip install --quiet --require-hashes --requirement /opt/capstan/requirements.txt \
+    && mkdir /opt/capstan/lib/accelerator \
+    && find /opt/capstan/lib/python3.*/site-packages \( -path '*/nvidia/*' -o -path '*/tensorrt_libs/*' \) \
+        -name '*.so*' -exec ln -s -t /opt/capstan/lib/accelerator {} +
+COPY --from=serving-project /opt/capstan /opt/capstan
+USER 65532:65532
+EXPOSE 8000 8001 8002
+ENTRYPOINT ["capstan-serving"]
+
+# --- trainer: the example's programs and what they import
+FROM base AS trainer
+ARG DEVICE=cuda
+ENV OMP_NUM_THREADS=1 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+COPY --from=lock /lock/trainer-${DEVICE}.txt /opt/capstan/requirements.txt
+RUN --mount=type=bind,from=tools,source=/tools/bin,target=/uv \
+    --mount=type=cache,target=/root/.cache/uv \
+    --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
+    /uv/uv pip install --quiet --require-hashes --requirement /opt/capstan/requirements.txt
+WORKDIR /app
+COPY examples/digits/*.py ./
+USER 65532:65532
+CMD ["torchrun", "train.py"]

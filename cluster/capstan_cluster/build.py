@@ -1,7 +1,7 @@
 """Builds the cluster's programs from their upstream Go modules, each once, and finds them again by content.
 
-A module of ours in tools/ pins each upstream release with all it requires. Its programs are kept in the cache under
-a key made of those files, the flags and Go's version, so that whatever would change a program changes its key.
+A module of ours in tools/ pins each upstream release with all it requires. Its programs are kept in the cache
+under a key made of those files, the flags and Go's version: whatever would change a program changes its key.
 """
 
 import contextlib
@@ -177,9 +177,8 @@ class Builder:
             for module in missing:
                 started = time.monotonic()
                 self._build(module)
-                say(
-                    f"built {module.name} ({', '.join(module.programs)}) in {time.monotonic() - started:.0f} s"
-                )
+                programs = ", ".join(module.programs)
+                say(f"built {module.name} ({programs}) in {time.monotonic() - started:.0f} s")
 
     def _build(self, module: Module) -> None:
         final = self.folder(module)

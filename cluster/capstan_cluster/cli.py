@@ -60,7 +60,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _config(arguments: argparse.Namespace) -> Config:
-    """The options; where a cluster stands already, what is not given is as that was made."""
     fields = ("state_dir", "name", "pod_cidr", "service_cidr", "interface", "first_port", "gpus")
     return Config.load(**{field: getattr(arguments, field) for field in fields})
 

@@ -1,7 +1,7 @@
 """Boots the local cluster, mends it, and takes it down, in an order in which every step may be the last.
 
-`up` makes what is missing and leaves alone what is right, so it is also the way to repair. `down` removes whatever
-it finds by name, so it needs no memory of how far `up` came.
+`up` makes what is missing and leaves alone what is right, so it is also the way to repair. `down` removes
+whatever it finds by name, so it needs no memory of how far `up` came.
 """
 
 import contextlib
@@ -126,7 +126,12 @@ class Cluster:
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Run kubectl as the administrator, and give its output."""
-        command = [self.builder.path("kubectl"), "--kubeconfig", self.config.kubeconfig, *arguments]
+        command: list[str | Path] = [
+            self.builder.path("kubectl"),
+            "--kubeconfig",
+            self.config.kubeconfig,
+            *arguments,
+        ]
         return self._run(command, stdin=stdin, timeout=120)
 
     # how `up` does it
@@ -140,7 +145,7 @@ class Cluster:
         return components(self.config, self.builder.path, self._helper)
 
     def _claim(self) -> None:
-        """Say that the folder is ours, and stop when it is a cluster of another configuration or something else."""
+        """Say that the folder is ours; stop when it is something else, or differently configured."""
         config = self.config
         if config.marker.exists():
             if (made := Config.from_json(config.marker.read_text())) != config:
@@ -280,7 +285,7 @@ class Cluster:
         return dict(json.loads(found)) if found else {}
 
     def _await_node(self, since: float) -> None:
-        """Wait until the node is ready by a report of the kubelet that runs now, then give it what it offers."""
+        """Wait until the kubelet that runs now says the node is ready, then let it offer accelerators."""
         config = self.config
         processes.wait_until(
             f"node {config.node}",

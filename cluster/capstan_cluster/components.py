@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Literal
 
@@ -75,7 +76,7 @@ def components(config: Config, program: Callable[[str], Path], helper_image: str
         "key-file": pki("etcd.key"),
         "client-cert-auth": True,
         "trusted-ca-file": pki("etcd-ca.crt"),
-        # what the demo and the tests write need not outlive a power cut; it does outlive any crash of a process
+        # what the demo and the tests write outlives any crash of a process; a power cut it need not
         "unsafe-no-fsync": True,
         "log-level": "warn",
     }
@@ -84,7 +85,7 @@ def components(config: Config, program: Callable[[str], Path], helper_image: str
         "etcd-cafile": pki("etcd-ca.crt"),
         "etcd-certfile": pki("apiserver-etcd.crt"),
         "etcd-keyfile": pki("apiserver-etcd.key"),
-        "bind-address": "0.0.0.0",
+        "bind-address": str(IPv4Address(0)),  # pods reach it at the node's address, we at loopback
         "advertise-address": config.address,
         "secure-port": ports["kube-apiserver"],
         "service-cluster-ip-range": config.service_cidr,

@@ -1,6 +1,7 @@
 """Everything that can be set about a local cluster, and every path, address and port that follows from it.
 
-Two clusters can stand side by side when their configurations differ and each has a network namespace of its own.
+Two clusters can stand side by side when their names and state directories differ and each has a network
+namespace of its own.
 """
 
 import dataclasses
@@ -27,6 +28,8 @@ NODE_LABELS: Mapping[str, str] = {
 }
 """What the node says about its accelerators, so that requests and affinities are scheduled for real."""
 
+_PODS, _SERVICES = IPv4Network("10.42.0.0/16"), IPv4Network("10.43.0.0/16")
+
 _PORTS = (
     "etcd",
     "etcd-peer",
@@ -49,8 +52,8 @@ class Config:
 
     state_dir: Path = Path("/var/lib/capstan-cluster")
     name: str = "capstan"
-    pod_cidr: IPv4Network = IPv4Network("10.42.0.0/16")
-    service_cidr: IPv4Network = IPv4Network("10.43.0.0/16")
+    pod_cidr: IPv4Network = _PODS
+    service_cidr: IPv4Network = _SERVICES
     interface: str = "capstan0"
     first_port: int = 6440
     gpus: int = 4
@@ -82,7 +85,7 @@ class Config:
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None, **flags: object) -> Self:
-        """The configuration from `flags` (None: not given), else CAPSTAN_CLUSTER_<FIELD>, else the default."""
+        """From `flags` (None: not given), else CAPSTAN_CLUSTER_<FIELD> of `environ`, else the default."""
         environ = os.environ if environ is None else environ
         values: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
@@ -168,7 +171,7 @@ class Config:
         return self.state_dir / "logs" / f"{component}.log"
 
 
-def _parsed(field: str, value: str) -> object:
+def _parsed(field: str, value: str) -> Any:
     try:
         match field:
             case "state_dir":

@@ -15,7 +15,7 @@ def reference(key: str) -> str:
 
 
 def archive(program: bytes, name: str) -> bytes:
-    """An OCI archive with one layer: the static program as /pause and /volume. The same input, the same bytes."""
+    """An OCI archive with one layer, the static program as /pause and /volume; the same bytes each time."""
     layer = _tar({"pause": program, "volume": program}, mode=0o755)
     config = json.dumps(
         {

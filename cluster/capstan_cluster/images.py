@@ -10,7 +10,6 @@ from capstan_cluster.build import Say
 from capstan_cluster.commands import Run, run
 from capstan_cluster.config import Config
 from capstan_cluster.errors import ClusterError
-from capstan_cluster.processes import tail
 
 _ID_LABEL = "capstan.dev/image-id"
 
@@ -63,24 +62,16 @@ class Containerd:
             say(f"loaded {image} in {time.monotonic() - started:.1f} s")
 
     def _load(self, image: str, identity: str) -> None:
-        """Write the image's layers once, then stream them into containerd."""
-        with tempfile.TemporaryDirectory(prefix="load-", dir=self._scratch) as scratch:
-            layout = Path(scratch)
-            self._run(
-                ["buildah", "push", "--quiet", "--disable-compression", image, f"oci:{layout}/image:{image}"]
-            )
-            log = layout / "import.log"
-            importing = [*self._command, "images", "import", "--label", f"{_ID_LABEL}={identity}", "-"]
-            with log.open("wb") as output:
-                tar = subprocess.Popen(
-                    ["tar", "-C", layout / "image", "-cf", "-", "."], stdout=subprocess.PIPE
-                )
-                with tar:
-                    done = subprocess.run(
-                        importing, stdin=tar.stdout, stdout=output, stderr=output, check=False
-                    )
-            if done.returncode or tar.returncode:
-                raise ClusterError(f"{image} could not be imported{tail(log)}")
+        """Stream the image from one store into the other, as a Docker archive: its layers are not compressed."""
+        pushing = ["buildah", "push", "--quiet", image, f"docker-archive:/dev/stdout:{image}"]
+        importing = [*self._command, "images", "import", "--label", f"{_ID_LABEL}={identity}", "-"]
+        with tempfile.TemporaryFile("w+b") as log:
+            with subprocess.Popen(pushing, stdout=subprocess.PIPE, stderr=log) as push:
+                done = subprocess.run(importing, stdin=push.stdout, stdout=log, stderr=log, check=False)
+            if done.returncode or push.returncode:
+                log.seek(0)
+                lines = log.read().decode(errors="replace").strip()
+                raise ClusterError(f"{image} could not be brought to the node:\n{lines}")
 
 
 def archive_for(image: str, target: Path, runner: Run = run) -> None:

@@ -46,7 +46,7 @@ def _tag(config: Config) -> str:
 
 
 def rules(config: Config) -> list[tuple[str, list[str]]]:
-    """Our own rules, as (table, arguments): pods reach the world under the node's address, and are let through."""
+    """Our rules (table, arguments): pods reach the world under the node's address, and are let through."""
     pods, tag = str(config.pod_cidr), ["-m", "comment", "--comment", _tag(config)]
     return [
         (
@@ -92,7 +92,7 @@ def is_ours(line: str, config: Config) -> bool:
 
 
 def removal(saved: str, config: Config) -> str:
-    """From `iptables-save`'s output, the input of `iptables-restore --noflush` that removes all that is ours."""
+    """From `iptables-save`'s output, `iptables-restore --noflush`'s input that removes all that is ours."""
     result: list[str] = []
     table: list[str] = []
     chains: list[str] = []

@@ -1,4 +1,4 @@
-"""Makes a node offer accelerators: labels, and an extended resource as the Kubernetes documentation describes.
+"""Makes a node offer accelerators: labels, and an extended resource the way Kubernetes documents it.
 
 https://kubernetes.io/docs/tasks/administer-cluster/extended-resource-node/
 """
@@ -32,7 +32,7 @@ def offers(node: dict[str, Any], gpus: int) -> bool:
 
 
 def offer(kubectl: Kubectl, name: str, gpus: int) -> None:
-    """Give a node the labels and the accelerators; a kubelet that registers anew takes the latter away again."""
+    """Give a node the labels and the accelerators; a kubelet that registers anew takes the latter away."""
     kubectl("label", "--overwrite", "node", name, *(f"{key}={value}" for key, value in NODE_LABELS.items()))
     count = {GPU_RESOURCE: str(gpus)}
     patch = json.dumps({"status": {"capacity": count, "allocatable": count}})

@@ -25,7 +25,7 @@ Authority = tuple[x509.Certificate, ec.EllipticCurvePrivateKey]
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A certificate to be issued: the file's name, the user and groups it stands for, the names it serves under."""
+    """A certificate to be issued: its file's name, the user and groups it is, the names it serves under."""
 
     name: str
     user: str

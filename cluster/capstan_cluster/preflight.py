@@ -124,14 +124,14 @@ def problems(config: Config, facts: Facts) -> list[Problem]:
     )
     check(
         not facts.ours and facts.state_free < _STATE_GIB * GIB,
-        f"{facts.state_free / GIB:.1f} GiB are free for {config.state_dir}, {_STATE_GIB} are needed for images",
+        f"{facts.state_free / GIB:.1f} GiB are free for {config.state_dir}, images need {_STATE_GIB}",
         "free some, or choose another --state-dir",
     )
     if facts.to_build:
         names = ", ".join(facts.to_build)
         check(
             facts.cache_free < _BUILD_GIB * GIB,
-            f"{facts.cache_free / GIB:.1f} GiB are free in the cache, {_BUILD_GIB} are needed to build {names}",
+            f"{facts.cache_free / GIB:.1f} GiB are free in the cache, building {names} needs {_BUILD_GIB}",
             "free some, or set CAPSTAN_CACHE and GOCACHE to another disk",
         )
         check(
@@ -185,7 +185,9 @@ def _conflicts(config: Config, facts: Facts) -> list[Problem]:
 def go_suffices(have: str, minimum: str) -> bool:
     """Whether `go1.26.8` is at least `1.26.0`."""
     match = re.match(r"go(\d+)\.(\d+)(?:\.(\d+))?", have)
-    return bool(match) and [int(part or 0) for part in match.groups()] >= [int(p) for p in minimum.split(".")]
+    if not match:
+        return False
+    return [int(part or 0) for part in match.groups()] >= [int(part) for part in minimum.split(".")]
 
 
 def gather(config: Config, builder: Builder, runner: Run = run) -> Facts:

@@ -1,8 +1,8 @@
 """Starts the cluster's processes and finds them again, without files of process ids.
 
-Each process carries in its environment which cluster and which component it is. That is where it is looked for, so
-there is no file that can be stale, name a process that has since been given the same id, or be missing because we
-died between starting a process and writing it down.
+Each process carries in its environment which cluster and which component it is. That is where it is looked
+for, so there is no file that can be stale, name a process that has since been given the same id, or be
+missing because we died between starting a process and writing it down.
 """
 
 import contextlib
@@ -74,7 +74,7 @@ def _environment(content: bytes) -> dict[str, str]:
 
 
 def of_component(component: Component, processes: Iterable[Process]) -> list[Process]:
-    """Its processes; more than one only if two were started. Its children share its environment, not its session."""
+    """Its processes: one, unless two were started. Children share its environment, but lead no session."""
     program = Path(component.argv[0]).name
     return [
         process
@@ -172,7 +172,7 @@ def wait_until(
     alive: Callable[[], bool] = lambda: True,
     log: Path | None = None,
 ) -> None:
-    """Wait until `ready`; a ClusterError with the log's end when time is up, or at once when no longer `alive`."""
+    """Wait until `ready`; a ClusterError with the log's end when time is up or it is no longer `alive`."""
     deadline = time.monotonic() + seconds
     while not ready():
         if not alive() or time.monotonic() > deadline:

@@ -20,7 +20,7 @@ def yaml_text(document: object) -> str:
 
 
 def containerd_config(config: Config, runc: str, helper_image: str) -> str:
-    """containerd: everything under our own folders, so that nothing is left behind and two can stand side by side.
+    """containerd: everything in our own folders, so that nothing is left behind, nor shared with another.
 
     `restrict_oom_score_adj` is for machines without CAP_SYS_RESOURCE.
     """
@@ -63,8 +63,8 @@ def containerd_config(config: Config, runc: str, helper_image: str) -> str:
 def cni_config(config: Config) -> str:
     """The pods' network: each pod on a link of its own, routed by the node.
 
-    Routed, not bridged: every packet passes the node's IP layer, so Services work between pods of one node without
-    br_netfilter. Addresses in use are kept in the run folder, since they must not outlive a restart.
+    Routed, not bridged: every packet passes the node's IP layer, so Services work between pods of one node
+    without br_netfilter. Addresses in use are kept in the run folder: they must not outlive a restart.
     """
     plugin = {
         "type": "ptp",
@@ -82,7 +82,7 @@ def cni_config(config: Config) -> str:
 
 
 def kubelet_config(config: Config) -> str:
-    """kubelet: works on control groups v1 and v2, under a group of our own, and evicts only at the very end."""
+    """kubelet: on control groups v1 or v2, under a group of our own; it evicts only at the very end."""
     return yaml_text(
         {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -244,7 +244,7 @@ def _rule(group: str, resources: list[str], verbs: list[str]) -> Manifest:
 
 
 def _granted(component: str, rules: list[Manifest], namespace: str | None) -> list[Manifest]:
-    """A role with `rules` and its binding to the user `capstan:<component>`; cluster-wide without a namespace."""
+    """A role and its binding to the user `capstan:<component>`; cluster-wide without a namespace."""
     scope = "Role" if namespace else "ClusterRole"
     metadata: Mapping[str, str] = {
         "name": f"capstan:{component}",

@@ -62,7 +62,7 @@ class Containerd:
             say(f"loaded {image} in {time.monotonic() - started:.1f} s")
 
     def _load(self, image: str, identity: str) -> None:
-        """Stream the image from one store into the other, as a Docker archive: its layers are not compressed."""
+        """Stream the image from one store into the other, as a Docker archive, whose layers are plain."""
         pushing = ["buildah", "push", "--quiet", image, f"docker-archive:/dev/stdout:{image}"]
         importing = [*self._command, "images", "import", "--label", f"{_ID_LABEL}={identity}", "-"]
         with tempfile.TemporaryFile("w+b") as log:

@@ -57,7 +57,7 @@ def settings_of() -> kopf.OperatorSettings:
     settings.execution.default_backoff = 5  # before logging in is tried again
     settings.networking.connect_timeout = 10
     settings.networking.request_timeout = 60
-    settings.networking.error_backoffs = (1, 2, 4, 8)  # then it gives up, and we begin it anew
+    settings.networking.error_backoffs = (1, 2, 4)  # then it gives up, and we begin it anew
     settings.networking.trust_env = True  # as our own client does
     settings.watching.connect_timeout = 10
     return settings
@@ -108,6 +108,7 @@ class KopfThread:
 
     async def _supervise(self) -> None:
         self._loop, self._stop, failures = asyncio.get_running_loop(), asyncio.Event(), 0
+        self._loop.set_exception_handler(self._lost)
         registry = registry_of(self._resources, self._login, self._tell)
         stopped = asyncio.create_task(self._stop.wait())
         while not self._stop.is_set():
@@ -133,6 +134,11 @@ class KopfThread:
                 delay = backoff(failures, random.random())
                 logger.warning("kopf gave up, beginning anew in %.1f s: %r", delay, error)
                 await asyncio.wait((stopped,), timeout=delay)
+
+    def _lost(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Keep quiet about the requests that kopf abandons when it is told to stop."""
+        if self._stop is None or not self._stop.is_set():
+            loop.default_exception_handler(context)
 
     async def _wait_listed(self) -> None:
         await self._listed()

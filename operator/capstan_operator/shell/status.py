@@ -29,7 +29,7 @@ class StatusWriter:
         Raises Stale when the object has moved on (the store then has what it has become), Gone when it is no
         more (the store then knows), Transient when the API is away or will not let us.
         """
-        if obj.get("status") == status:
+        if (obj.get("status") or {}) == status:
             return obj
         kind = self._kinds[obj["kind"]]
         try:

@@ -1,0 +1,242 @@
+"""The whole operator, kopf included, against the hostile API server."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+from capstan_operator.core.model import ObjectRef, Plan
+from capstan_operator.shell import run as shell
+from capstan_operator.shell.options import Options, options, parser
+
+
+class Running:
+    """An operator at work and its HTTP port."""
+
+    def __init__(self, arguments: Options, kinds: Any) -> None:
+        self.stop = asyncio.Event()
+        self.port = arguments.metrics_port
+        self.task = asyncio.create_task(shell.run(arguments, kinds, self.stop))
+
+    async def get(self, path: str) -> tuple[int, str]:
+        url = f"http://127.0.0.1:{self.port}{path}"
+        try:
+            async with aiohttp.ClientSession() as session, session.get(url) as response:
+                return response.status, await response.text()
+        except aiohttp.ClientConnectionError as error:
+            return 0, str(error)
+
+    async def becomes(self, path: str, status: int) -> str:
+        async with asyncio.timeout(20):
+            while True:
+                code, text = await self.get(path)
+                if code == status:
+                    return text
+                await asyncio.sleep(0.02)
+
+    async def end(self) -> bool:
+        self.stop.set()
+        return await asyncio.wait_for(self.task, 20)
+
+
+@pytest.fixture
+async def start(
+    cluster: Any, tmp_path: Path, unused_tcp_port: int, make_kind: Any
+) -> AsyncIterator[Callable[..., Running]]:
+    kubeconfig = tmp_path / "kubeconfig"
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": cluster.url}}],
+        "users": [{"name": "c", "user": {"token": "secret"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+    }
+    kubeconfig.write_text(yaml.safe_dump(config))
+    started: list[Running] = []
+
+    def begin(*arguments: str, kinds: Any = None) -> Running:
+        given = ["run", "--kubeconfig", str(kubeconfig), "--metrics-port", str(unused_tcp_port), *arguments]
+        it = Running(options(parser({}).parse_args(given)), kinds or [make_kind()])
+        started.append(it)
+        return it
+
+    yield begin
+    for it in started:
+        if not it.task.done():
+            await it.end()
+
+
+def status_of(cluster: Any, name: str = "w") -> Any:
+    return cluster.objects["widgets", "ns", name].get("status")
+
+
+async def test_from_a_resource_to_its_children_and_back_to_rest(
+    cluster: Any, start: Any, widget: Any, until: Any
+) -> None:
+    widget(children=["a"])
+    it = start()
+    await it.becomes("/readyz", 200)
+    await until(lambda: status_of(cluster) == {"children": ["a"], "references": []})
+    widget("later", children=["b", "c"])
+    await until(lambda: (status_of(cluster, "later") or {}).get("children") == ["b", "c"])
+    cluster.delete("configmaps", "ns", "b")
+    await until(lambda: ("configmaps", "ns", "b") in cluster.objects)
+    assert set(cluster.tokens) == {"Bearer secret", "bearer secret"} or set(cluster.tokens) == {
+        "Bearer secret"
+    }
+    text = (await it.get("/metrics"))[1]
+    assert 'capstan_operator_reconciles_total{kind="Widget",outcome="changed"}' in text
+    assert 'capstan_operator_store_objects{kind="ConfigMap"} 3.0' in text
+    assert "capstan_operator_info" in text
+    assert await it.end() is True
+
+
+async def test_a_change_of_what_is_referenced_is_heard(
+    cluster: Any, start: Any, widget: Any, until: Any, make_kind: Any
+) -> None:
+    kind = make_kind(
+        references=lambda r: tuple(
+            ObjectRef("test.dev/v1", "Widget", "ns", n) for n in r["spec"].get("refs", [])
+        )
+    )
+    widget(refs=["base"])
+    it = start(kinds=[kind])
+    await it.becomes("/readyz", 200)
+    await until(lambda: status_of(cluster) == {"children": [], "references": []})
+    widget("base")
+    await until(lambda: status_of(cluster)["references"] == ["base"])
+    cluster.delete("widgets", "ns", "base")
+    await until(lambda: status_of(cluster)["references"] == [])
+
+
+async def test_waits_for_the_crds_and_recovers_when_they_are_replaced(
+    cluster: Any, start: Any, widget: Any, until: Any
+) -> None:
+    served = cluster.kinds.pop("widgets")
+    it = start()
+    text = await it.becomes("/readyz", 503)
+    assert "[-] custom resources listed" in text
+    assert (await it.becomes("/healthz", 200)).endswith("ok\n")
+    cluster.kinds["widgets"] = served
+    widget(children=["a"])
+    await until(lambda: status_of(cluster) is not None, 20)
+    await it.becomes("/readyz", 200)
+    del cluster.kinds["widgets"]
+    cluster.hang_up()
+    await until(lambda: sum("GET /apis/test.dev/v1/widgets" in line for line in cluster.requests) > 3, 20)
+    cluster.kinds["widgets"] = served
+    widget("again", children=["b"])
+    await until(lambda: (status_of(cluster, "again") or {}).get("children") == ["b"], 30)
+    assert not it.task.done()
+
+
+@pytest.mark.slow
+async def test_kopf_losing_its_rights_is_begun_anew(
+    cluster: Any, start: Any, widget: Any, until: Any
+) -> None:
+    it = start()
+    await it.becomes("/readyz", 200)
+    await until(lambda: any("widgets?watch=true" in line for line in cluster.requests))
+    cluster.fail(r"widgets\?", 403, times=7)
+    cluster.hang_up()
+    await until(lambda: not cluster.faults, 60)
+    widget(children=["a"])
+    await until(lambda: (status_of(cluster) or {}).get("children") == ["a"], 60)
+
+
+async def test_only_the_namespaces_asked_for(cluster: Any, start: Any, widget: Any, until: Any) -> None:
+    widget(children=["a"])
+    cluster.put(
+        "widgets",
+        {
+            "apiVersion": "test.dev/v1",
+            "kind": "Widget",
+            "metadata": {"name": "x", "namespace": "other"},
+            "spec": {},
+        },
+    )
+    it = start("--namespaces", "ns,ns2")
+    await it.becomes("/readyz", 200)
+    await until(lambda: status_of(cluster) == {"children": ["a"], "references": []})
+    paths = [
+        line.split()[1].split("?")[0]
+        for line in cluster.requests
+        if "widgets" in line or "configmaps" in line
+    ]
+    assert all("/namespaces/ns/" in path or "/namespaces/ns2/" in path for path in paths)
+    assert "status" not in cluster.objects["widgets", "other", "x"]
+    assert not any(
+        "customresourcedefinitions" in line or "GET /api/v1/namespaces?" in line for line in cluster.requests
+    )
+
+
+async def test_the_api_away_at_the_start(cluster: Any, start: Any, widget: Any, until: Any) -> None:
+    cluster.fail("", 503, times=12)
+    widget(children=["a"])
+    it = start()
+    await until(lambda: status_of(cluster) is not None, 30)
+    await it.becomes("/readyz", 200)
+
+
+async def test_sigterm_lets_the_pass_in_flight_end(
+    cluster: Any, start: Any, widget: Any, until: Any, make_kind: Any
+) -> None:
+    widget(children=["a", "b", "c"])
+    it = start()
+    await until(lambda: ("configmaps", "ns", "a") in cluster.objects)
+    assert await it.end() is True
+    assert {c["metadata"]["name"] for c in cluster.listed("configmaps")} == {"a", "b", "c"}
+    assert (await it.get("/healthz"))[0] == 0
+
+
+async def test_a_part_that_ends_takes_the_operator_down(
+    cluster: Any, start: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(self: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("capstan_operator.shell.events.Recorder.run", broken)
+    it = start()
+    assert await asyncio.wait_for(it.task, 20) is False
+    assert "events has ended" in caplog.text
+
+
+async def test_killed_at_any_moment_the_next_one_finishes(
+    cluster: Any, start: Any, widget: Any, until: Any
+) -> None:
+    names = [f"c{n}" for n in range(6)]
+    widget(children=names)
+    for writes in range(1, 6):
+        it = start()
+        await until(lambda n=writes: len(cluster.listed("configmaps")) >= n)
+        it.task.cancel()
+        await asyncio.gather(it.task, return_exceptions=True)
+    it = start()
+    await until(lambda: status_of(cluster) == {"children": names, "references": []})
+    await until(lambda: json.dumps(cluster.requests) is not None)
+    applied = [line for line in cluster.writes() if line.startswith("PATCH") and "configmaps" in line]
+    assert len(applied) == len(names), "nothing is made twice"
+
+
+async def test_a_thousand_reasons_make_few_passes(
+    cluster: Any, start: Any, widget: Any, until: Any, make_kind: Any
+) -> None:
+    passes = []
+
+    def plan(resource: Any, *_: Any) -> Plan:
+        passes.append(resource["metadata"]["resourceVersion"])
+        return Plan(status={})
+
+    widget()
+    it = start(kinds=[make_kind(plan=plan)])
+    await it.becomes("/readyz", 200)
+    await until(lambda: len(passes) > 0)
+    for n in range(500):
+        last = widget(n=n)
+    await until(lambda: passes[-1] == last["metadata"]["resourceVersion"])
+    assert len(passes) < 400

@@ -1,7 +1,6 @@
 """The whole operator, kopf included, against the hostile API server."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import aiohttp
 import pytest
 import yaml
 from capstan_operator.core.model import ObjectRef, Plan
+from capstan_operator.shell import handlers
 from capstan_operator.shell import run as shell
 from capstan_operator.shell.options import Options, options, parser
 
@@ -135,14 +135,16 @@ async def test_waits_for_the_crds_and_recovers_when_they_are_replaced(
     assert not it.task.done()
 
 
-@pytest.mark.slow
 async def test_kopf_losing_its_rights_is_begun_anew(
-    cluster: Any, start: Any, widget: Any, until: Any
+    cluster: Any, start: Any, widget: Any, until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    settings = handlers.settings_of()
+    settings.networking.error_backoffs = (0.05, 0.05)
+    monkeypatch.setattr(handlers, "settings_of", lambda: settings)
     it = start()
     await it.becomes("/readyz", 200)
     await until(lambda: any("widgets?watch=true" in line for line in cluster.requests))
-    cluster.fail(r"widgets\?", 403, times=7)
+    cluster.fail(r"widgets\?", 403, times=4)
     cluster.hang_up()
     await until(lambda: not cluster.faults, 60)
     widget(children=["a"])
@@ -218,7 +220,6 @@ async def test_killed_at_any_moment_the_next_one_finishes(
         await asyncio.gather(it.task, return_exceptions=True)
     it = start()
     await until(lambda: status_of(cluster) == {"children": names, "references": []})
-    await until(lambda: json.dumps(cluster.requests) is not None)
     applied = [line for line in cluster.writes() if line.startswith("PATCH") and "configmaps" in line]
     assert len(applied) == len(names), "nothing is made twice"
 

@@ -1,6 +1,23 @@
-use pyo3::prelude::*;
+//! The native front end of the model server: wire protocols, validation, queue, batching, counters.
+//!
+//! Everything on a request's way lives here; Python is entered once per batch, to execute it, and for
+//! the routes that are not hot (`state::Control`). Without the feature `python` this is a plain Rust crate.
 
-#[pymodule]
-fn _native(_m: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
-}
+pub mod body;
+pub mod counters;
+pub mod datatype;
+pub mod elements;
+pub mod error;
+pub mod grpc;
+pub mod http;
+pub mod json;
+pub mod model;
+pub mod proto;
+pub mod protobuf;
+#[cfg(feature = "python")]
+mod python;
+pub mod request;
+pub mod server;
+pub mod signature;
+pub mod state;
+pub mod tensor;

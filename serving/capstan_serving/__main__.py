@@ -1,0 +1,93 @@
+"""`capstan-serving`: load a model repository and serve it until told to stop."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+
+from capstan_serving import catalog, repository, settings, table, termination
+from capstan_serving._native import Server
+from capstan_serving.catalog import Catalog
+from capstan_serving.control import Control
+from capstan_serving.settings import Settings
+
+_log = logging.getLogger("capstan_serving")
+
+EXIT_FAILED = 1
+
+
+class StartError(Exception):
+    """The server cannot start; the first argument is the reason in CamelCase, the second the sentence."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the server. The exit code is 0 after a drain, 1 when it could not start, 2 for bad flags."""
+    chosen = settings.parse(sys.argv[1:] if arguments is None else arguments, os.environ)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        serve(chosen, stop)
+    except StartError as error:
+        reason, message = error.args
+        _log.error("%s: %s", reason, message)
+        termination.write(chosen.termination_log, reason, message, EXIT_FAILED)
+        return EXIT_FAILED
+    return 0
+
+
+def serve(chosen: Settings, stop: threading.Event) -> None:
+    """Listen, load, be ready, and drain once `stop` is set. StartError when there is nothing to serve."""
+    models = Catalog()
+    control = Control(models)
+    try:
+        server = Server(
+            control,
+            host=chosen.host,
+            ports=(chosen.http_port, chosen.grpc_port, chosen.metrics_port),
+            max_request_bytes=chosen.max_request_bytes,
+            queue_size=chosen.queue_size,
+        )
+    except OSError as error:
+        raise StartError("AddressUnavailable", f"{error}; choose another port or address") from error
+    control.statistics = server.statistics
+    doors = [
+        ("HTTP", f"{chosen.host}:{server.http_port}"),
+        ("gRPC", f"{chosen.host}:{server.grpc_port}"),
+        ("metrics", f"{chosen.host}:{server.metrics_port}"),
+    ]
+    _log.info("listening: %s", ", ".join(f"{door} {address}" for door, address in doors))
+    _load(chosen, models, server, stop)
+    print(table.render(doors, models), flush=True)
+    failed = [entry.reason for entry in models if entry.backend is None]
+    if failed and chosen.exit_on_error:
+        raise StartError("ModelLoadFailed", "; ".join(failed))
+    if not stop.is_set():
+        server.set_ready(True)
+        _log.info("ready")
+    stop.wait()
+    _log.info("draining")
+    if server.drain(chosen.drain_timeout):
+        _log.info("drained")
+    else:
+        _log.warning("requests were still open after %s s and are abandoned", chosen.drain_timeout)
+
+
+def _load(chosen: Settings, models: Catalog, server: Server, stop: threading.Event) -> None:
+    try:
+        for found in repository.scan(chosen.model_repository):
+            if stop.is_set():
+                return
+            models.put(catalog.load(found, server, chosen.workers))
+    except OSError as error:
+        raise StartError(
+            "ModelRepositoryUnavailable",
+            f"the model repository {chosen.model_repository} cannot be read ({error}); check --model-repository",
+        ) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""ONNX models, executed by ONNX Runtime in this process (it releases the GIL while it computes).
+
+External data are ONNX Runtime's to guard: since 1.24 it refuses any that lie outside the model's folder,
+by an absolute path, by `..` or through a symbolic link; a contract test holds it to that.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from capstan_serving._native import Batch
+from capstan_serving.errors import InvalidArgument, ModelLoadError
+from capstan_serving.signature import Signature, TensorSpec
+
+FILE = "model.onnx"
+
+CPU = ("CPUExecutionProvider",)
+
+MAX_BATCH = 8
+"""Rows executed together. Measured: beyond this, small models gain little and latency only grows."""
+
+_DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(bfloat16)": "BF16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+
+_BFLOAT16 = 16
+"""`onnx.TensorProto.BFLOAT16`: numpy has no such type, so ONNX Runtime is told by number."""
+
+_UNREADABLE = (ort_errors.InvalidProtobuf, ort_errors.NoModel, ort_errors.NoSuchFile)
+
+
+class OnnxBackend:
+    """A model file in an ONNX Runtime session that all workers share."""
+
+    platform = "onnxruntime_onnx"
+
+    def __init__(self, file: Path, providers: Sequence[str] = CPU) -> None:
+        options = ort.SessionOptions()
+        # The server's own workers are the parallelism. A pool of threads below them, above all a spinning
+        # one, takes the processors from them: with it, throughput halves as soon as anything else runs.
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(file, options, providers=list(providers))
+        except Exception as error:  # its classes have no common base of their own
+            raise ModelLoadError(_reason(file, error)) from error
+        self.signature = _signature(file, self._session)
+        self.providers: tuple[str, ...] = tuple(self._session.get_providers())
+        specs = (*self.signature.inputs, *self.signature.outputs)
+        self._bfloat16 = {spec.name for spec in specs if spec.datatype == "BF16"}
+
+    def execute(self, batch: Batch) -> Sequence[NDArray[Any]]:
+        """Run the session."""
+        try:
+            if self._bfloat16:
+                return self._execute_values(batch)
+            outputs: Sequence[NDArray[Any]] = self._session.run(batch.outputs, batch.inputs)
+        except ort_errors.InvalidArgument as error:
+            # Names, datatypes and shapes were checked before: what is left is the values, say an index
+            # beyond a table, or dimensions that do not go together.
+            raise InvalidArgument(f"the model refuses the request: {error}") from error
+        return outputs
+
+    def _execute_values(self, batch: Batch) -> Sequence[NDArray[Any]]:
+        """The same with values that have a type of their own, for models with BF16 tensors."""
+        inputs = {
+            name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, _BFLOAT16)
+            if name in self._bfloat16
+            else ort.OrtValue.ortvalue_from_numpy(array)
+            for name, array in batch.inputs.items()
+        }
+        values = self._session.run_with_ort_values(list(batch.outputs), inputs)
+        return [
+            _bits(value) if name in self._bfloat16 else value.numpy()
+            for name, value in zip(batch.outputs, values, strict=True)
+        ]
+
+
+def _bits(value: ort.OrtValue) -> NDArray[np.uint16]:
+    """A copy of a BF16 tensor's bits."""
+    data = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
+    return np.frombuffer(data, dtype=np.uint16).reshape(value.shape())
+
+
+def _signature(file: Path, session: ort.InferenceSession) -> Signature:
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    first = {tensor.shape[0] if tensor.shape else 0 for tensor in (*inputs, *outputs)}
+    # Only a dimension that the model itself calls by one name everywhere is taken for the batch.
+    batched = bool(inputs) and len(first) == 1 and isinstance(first.pop(), str)
+    return Signature(
+        inputs=tuple(_spec(file, tensor) for tensor in inputs),
+        outputs=tuple(_spec(file, tensor) for tensor in outputs),
+        max_batch=MAX_BATCH if batched else None,
+    )
+
+
+def _spec(file: Path, tensor: ort.NodeArg) -> TensorSpec:
+    datatype = _DATATYPES.get(tensor.type)
+    if datatype is None:
+        raise ModelLoadError(
+            f"{file}: '{tensor.name}' is a {tensor.type}, which the protocol cannot carry; export the model "
+            "so that its inputs and outputs are plain tensors"
+        )
+    shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in tensor.shape)
+    return TensorSpec(tensor.name, datatype, shape, text=datatype == "BYTES")
+
+
+def _reason(file: Path, error: Exception) -> str:
+    said = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, _UNREADABLE) or "No graph was found" in said:
+        return f"{file} is not a whole ONNX model ({said}); export it again, or copy it again if it was cut off"
+    return f"{file} cannot be loaded by ONNX Runtime {ort.__version__} ({said}); correct the model and export it again"

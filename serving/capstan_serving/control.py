@@ -1,0 +1,158 @@
+"""The routes that are not hot, for both protocols: metadata, statistics, repository index, metrics.
+
+Each is a function from the request's arguments to JSON; the two tables at the end say which route and
+which gRPC call it answers. The native front end turns the JSON of a call into protobuf.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from capstan_serving import __version__, metrics
+from capstan_serving._native import ModelStatistics
+from capstan_serving.catalog import Catalog
+from capstan_serving.errors import InvalidArgument, MethodNotAllowed, NotFound
+
+EXTENSIONS = ("binary_tensor_data", "model_repository", "parameters", "statistics")
+"""Of the protocol's extensions, those that work."""
+
+_Json = dict[str, Any]
+
+
+class Control:
+    """Answers for the server's Python side. Called from several threads at once."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+        self.statistics: Callable[[], list[ModelStatistics]] = list
+        """The server's counters; there are none before there is a server."""
+
+    def http(self, door: str, method: str, path: list[str], body: bytes) -> tuple[str, bytes]:
+        """Answer an HTTP request."""
+        allowed = None
+        for route_door, allow, pattern, answer in _ROUTES:
+            arguments = _match(pattern, path) if route_door == door else None
+            if arguments is None:
+                continue
+            if method == allow:
+                return answer(self, _arguments(body) | arguments)
+            allowed = allow
+        if allowed:
+            raise MethodNotAllowed(allowed)
+        raise NotFound("there is nothing at this path")
+
+    def rpc(self, name: str, request: str) -> str:
+        """Answer a gRPC call."""
+        return json.dumps(_CALLS[name](self, json.loads(request)))
+
+    def server_metadata(self, _arguments: _Json) -> _Json:
+        """Who this is, and what it can."""
+        return {"name": "capstan", "version": __version__, "extensions": EXTENSIONS}
+
+    def model_metadata(self, arguments: _Json) -> _Json:
+        """A model's inputs and outputs."""
+        entry, backend = self.catalog.find(arguments["name"], arguments.get("version", ""))
+        return {
+            "name": entry.name,
+            "versions": [str(entry.version)],
+            "platform": backend.platform,
+            "inputs": [spec.metadata() for spec in backend.signature.inputs],
+            "outputs": [spec.metadata() for spec in backend.signature.outputs],
+        }
+
+    def model_statistics(self, arguments: _Json) -> _Json:
+        """Counters of one model, or of all."""
+        name = arguments.get("name", "")
+        if name:
+            self.catalog.find(name, arguments.get("version", ""))
+        every = self.statistics()
+        return {"model_stats": [_statistics(model) for model in every if name in ("", model["name"])]}
+
+    def repository_index(self, arguments: _Json) -> list[_Json]:
+        """Every model of the repository, with its state."""
+        if arguments.get("repository_name"):
+            raise InvalidArgument("there is one repository, without a name")
+        index: list[_Json] = []
+        for entry in self.catalog:
+            if entry.backend or not arguments.get("ready"):
+                named = {"name": entry.name, "version": str(entry.version) if entry.version else ""}
+                index.append(named | {"state": entry.state, "reason": entry.reason})
+        return index
+
+
+def _statistics(model: ModelStatistics) -> _Json:
+    def duration(pair: tuple[int, int]) -> _Json:
+        return {"count": pair[0], "ns": pair[1]}
+
+    none = duration((0, 0))
+    return {
+        "name": model["name"],
+        "version": model["version"],
+        "last_inference": model["last_inference"],
+        "inference_count": model["inferences"],
+        "execution_count": model["executions"],
+        "inference_stats": {
+            "success": duration(model["success"]),
+            "fail": duration(model["failed"]),
+            "queue": duration(model["queue"]),
+            "compute_input": duration(model["compute_input"]),
+            "compute_infer": duration(model["compute_infer"]),
+            "compute_output": duration(model["compute_output"]),
+            "cache_hit": none,
+            "cache_miss": none,
+        },
+    }
+
+
+def _arguments(body: bytes) -> _Json:
+    """A request's JSON object; no body is an empty one."""
+    if not body.strip():
+        return {}
+    try:
+        arguments = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(f"failed to parse the request JSON: {error}") from error
+    if not isinstance(arguments, dict):
+        raise InvalidArgument("the request JSON must be an object")
+    return arguments
+
+
+def _match(pattern: str, path: list[str]) -> _Json | None:
+    """The arguments that a path has where the pattern has names in braces."""
+    parts = pattern.split("/")
+    if len(parts) != len(path):
+        return None
+    arguments: _Json = {}
+    for part, segment in zip(parts, path, strict=True):
+        if part.startswith("{"):
+            arguments[part[1:-1]] = segment
+        elif part != segment:
+            return None
+    return arguments
+
+
+def _json(answer: Callable[[Control, _Json], Any]) -> Callable[[Control, _Json], tuple[str, bytes]]:
+    return lambda control, arguments: ("application/json", json.dumps(answer(control, arguments)).encode())
+
+
+def _metrics(control: Control, _arguments: _Json) -> tuple[str, bytes]:
+    return metrics.CONTENT_TYPE, metrics.exposition(control.statistics(), control.catalog)
+
+
+_ROUTES: tuple[tuple[str, str, str, Callable[[Control, _Json], tuple[str, bytes]]], ...] = (
+    ("http", "GET", "v2", _json(Control.server_metadata)),
+    ("http", "GET", "v2/models/stats", _json(Control.model_statistics)),
+    ("http", "GET", "v2/models/{name}", _json(Control.model_metadata)),
+    ("http", "GET", "v2/models/{name}/versions/{version}", _json(Control.model_metadata)),
+    ("http", "GET", "v2/models/{name}/stats", _json(Control.model_statistics)),
+    ("http", "GET", "v2/models/{name}/versions/{version}/stats", _json(Control.model_statistics)),
+    ("http", "POST", "v2/repository/index", _json(Control.repository_index)),
+    ("metrics", "GET", "metrics", _metrics),
+)
+
+_CALLS: dict[str, Callable[[Control, _Json], Any]] = {
+    "ServerMetadata": Control.server_metadata,
+    "ModelMetadata": Control.model_metadata,
+    "ModelStatistics": Control.model_statistics,
+    "RepositoryIndex": Control.repository_index,
+}

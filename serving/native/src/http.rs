@@ -1,0 +1,244 @@
+//! The HTTP/1.1 door: the hot routes here, every other one handed to the control side.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+
+use crate::body::{self, Reply};
+use crate::error::{Code, Failure, Result};
+use crate::json;
+use crate::state::{State, parse_version};
+
+const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
+
+/// Answer one request. `door` is the port's name: the metrics port offers nothing of the API, and the
+/// API's port no metrics.
+pub async fn serve(
+    state: Arc<State>,
+    door: &'static str,
+    request: Request<Incoming>,
+) -> std::result::Result<Response<Reply>, Infallible> {
+    Ok(answer(&state, door, request)
+        .await
+        .unwrap_or_else(|failure| refusal(&failure)))
+}
+
+async fn answer(
+    state: &Arc<State>,
+    door: &'static str,
+    request: Request<Incoming>,
+) -> Result<Response<Reply>> {
+    let path = segments(request.uri().path())?;
+    let path: Vec<&str> = path.iter().map(String::as_str).collect();
+    match (door, path.as_slice()) {
+        ("http", ["v2", "models", name, "infer"]) => infer(state, name, "", request).await,
+        ("http", ["v2", "models", name, "versions", version, "infer"]) => {
+            infer(state, name, version, request).await
+        }
+        ("http", ["v2", "health", "live"]) => {
+            allow(&request, &Method::GET)?;
+            Ok(Response::new(Reply::default()))
+        }
+        ("http", ["v2", "health", "ready"]) => {
+            allow(&request, &Method::GET)?;
+            readiness(state.ready(), "the server is not ready")
+        }
+        ("http", ["v2", "models", name, "ready"]) => {
+            allow(&request, &Method::GET)?;
+            model_readiness(state, name, "")
+        }
+        ("http", ["v2", "models", name, "versions", version, "ready"]) => {
+            allow(&request, &Method::GET)?;
+            model_readiness(state, name, version)
+        }
+        _ => control(state, door, &path, request).await,
+    }
+}
+
+fn allow(request: &Request<Incoming>, method: &Method) -> Result<()> {
+    if request.method() == method {
+        return Ok(());
+    }
+    Err(Failure::method_not_allowed(match *method {
+        Method::GET => "GET",
+        _ => "POST",
+    }))
+}
+
+/// Readiness is 400 when it is not, as Triton's clients expect.
+fn readiness(ready: bool, why_not: &str) -> Result<Response<Reply>> {
+    match ready {
+        true => Ok(Response::new(Reply::default())),
+        false => Err(Failure::invalid(why_not)),
+    }
+}
+
+fn model_readiness(state: &State, name: &str, version: &str) -> Result<Response<Reply>> {
+    match state.model(name, parse_version(version)?) {
+        Ok(_) => readiness(state.ready(), "the server is not ready"),
+        Err(failure) if failure.code == Code::Unavailable => readiness(false, &failure.message),
+        Err(failure) => Err(failure),
+    }
+}
+
+async fn infer(
+    state: &State,
+    name: &str,
+    version: &str,
+    request: Request<Incoming>,
+) -> Result<Response<Reply>> {
+    allow(&request, &Method::POST)?;
+    let model = state.model(name, parse_version(version)?)?;
+    let json_length = json_length(&request)?;
+    identity(&request)?;
+    let anchor = json_length.unwrap_or(0);
+    let body = body::read(request.into_body(), state.max_request, anchor).await?;
+    let mut infer =
+        json::parse(body, json_length, &model.signature).inspect_err(|_| model.refuse())?;
+    let outputs = model.infer(&mut infer).await?;
+    let rendered = json::render(
+        &infer.id,
+        (&model.name, &model.version),
+        &model.signature,
+        &infer.outputs,
+        &outputs,
+    )?;
+    let length = rendered.json.len();
+    let parts = std::iter::once(Bytes::from(rendered.json)).chain(rendered.binary);
+    let mut response = Response::new(Reply::new(parts));
+    let headers = response.headers_mut();
+    if rendered.has_binary {
+        headers.insert(header::CONTENT_TYPE, BINARY);
+        headers.insert(HEADER_LENGTH, HeaderValue::from(length));
+    } else {
+        headers.insert(header::CONTENT_TYPE, JSON);
+    }
+    Ok(response)
+}
+
+fn json_length(request: &Request<Incoming>) -> Result<Option<usize>> {
+    let mut values = request.headers().get_all(HEADER_LENGTH).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    let digits = value.as_bytes().iter().all(u8::is_ascii_digit);
+    match value.to_str().ok().and_then(|text| text.parse().ok()) {
+        Some(length) if digits && values.next().is_none() => Ok(Some(length)),
+        _ => Err(Failure::invalid(
+            "Inference-Header-Content-Length must be one number of bytes",
+        )),
+    }
+}
+
+/// Compressed bodies are refused; the reply's Accept-Encoding says so.
+fn identity(request: &Request<Incoming>) -> Result<()> {
+    match request.headers().get(header::CONTENT_ENCODING) {
+        None => Ok(()),
+        Some(value) if value == "identity" => Ok(()),
+        Some(_) => Err(Failure::unimplemented(
+            "compressed request bodies are not supported",
+        )),
+    }
+}
+
+async fn control(
+    state: &Arc<State>,
+    door: &'static str,
+    path: &[&str],
+    request: Request<Incoming>,
+) -> Result<Response<Reply>> {
+    let method = request.method().to_string();
+    let path: Vec<String> = path.iter().map(|&segment| segment.to_owned()).collect();
+    identity(&request)?;
+    let body = body::read(request.into_body(), state.max_request, 0).await?;
+    let state = Arc::clone(state);
+    let call = move || state.control.http(door, &method, &path, &body);
+    let (content_type, body) = tokio::task::spawn_blocking(call)
+        .await
+        .map_err(|error| Failure::internal(error.to_string()))??;
+    let mut response = Response::new(Reply::new([Bytes::from(body)]));
+    let content_type = HeaderValue::try_from(content_type)
+        .map_err(|error| Failure::internal(error.to_string()))?;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, content_type);
+    Ok(response)
+}
+
+fn refusal(failure: &Failure) -> Response<Reply> {
+    let body = serde_json::json!({ "error": failure.message }).to_string();
+    let mut response = Response::new(Reply::new([Bytes::from(body)]));
+    *response.status_mut() =
+        StatusCode::from_u16(failure.code.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, JSON);
+    match failure.code {
+        Code::MethodNotAllowed => {
+            let allow = HeaderValue::from_static(failure.allow.unwrap_or("GET"));
+            headers.insert(header::ALLOW, allow);
+        }
+        Code::Unimplemented => {
+            headers.insert(
+                header::ACCEPT_ENCODING,
+                HeaderValue::from_static("identity"),
+            );
+        }
+        _ => {}
+    }
+    response
+}
+
+/// A path's segments, each percent-decoded on its own: a decoded slash stays inside its segment.
+fn segments(path: &str) -> Result<Vec<String>> {
+    path.split('/')
+        .skip(1)
+        .map(|segment| {
+            let decoded = if segment.contains('%') {
+                percent_decode(segment)
+            } else {
+                Some(segment.to_owned())
+            };
+            decoded.ok_or_else(|| Failure::invalid("the path is not well-formed"))
+        })
+        .collect()
+}
+
+fn percent_decode(segment: &str) -> Option<String> {
+    let mut decoded = Vec::with_capacity(segment.len());
+    let mut rest = segment.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        if byte != b'%' {
+            decoded.push(byte);
+            continue;
+        }
+        let (pair, tail) = rest.split_first_chunk::<2>()?;
+        let pair = std::str::from_utf8(pair).ok()?;
+        if !pair.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return None;
+        }
+        decoded.push(u8::from_str_radix(pair, 16).ok()?);
+        rest = tail;
+    }
+    String::from_utf8(decoded).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_split_before_they_are_decoded() {
+        assert_eq!(segments("/v2/a%2fb/c").unwrap(), ["v2", "a/b", "c"]);
+        assert_eq!(segments("/v2/%2e%2E/").unwrap(), ["v2", "..", ""]);
+        for bad in ["/%", "/%1", "/%zz", "/%+1", "/%ff"] {
+            assert!(segments(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,492 @@
+//! The HTTP form of inference: JSON, with tensors in it or, as binary data, behind it.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::elements;
+use crate::error::{Failure, Result};
+use crate::request::{self, InferRequest, Value, Wanted};
+use crate::signature::{Inputs, Signature};
+use crate::tensor::{Buffer, Tensor};
+
+/// Arrays and objects may be nested this deep.
+const MAX_DEPTH: usize = 100;
+
+type Parameters<'a> = HashMap<Cow<'a, str>, serde_json::Value>;
+
+#[derive(Deserialize)]
+struct Request<'a> {
+    #[serde(borrow, default)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    inputs: Vec<Input<'a>>,
+    #[serde(borrow, default)]
+    outputs: Vec<Output<'a>>,
+    #[serde(borrow, default)]
+    parameters: Parameters<'a>,
+}
+
+#[derive(Deserialize)]
+struct Input<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow)]
+    datatype: Cow<'a, str>,
+    shape: Vec<i64>,
+    #[serde(borrow, default)]
+    parameters: Parameters<'a>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Output<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    #[serde(borrow, default)]
+    parameters: Parameters<'a>,
+}
+
+/// Read a request: the body and, when it has binary data, the length of its JSON part (0 for a raw
+/// request).
+pub fn parse(
+    body: Bytes,
+    json_length: Option<usize>,
+    signature: &Signature,
+) -> Result<InferRequest> {
+    let json_length = match json_length {
+        Some(0) => return parse_raw(body, signature),
+        Some(length) if length > body.len() => {
+            return Err(Failure::invalid(format!(
+                "Inference-Header-Content-Length is {length}, the body has only {} bytes",
+                body.len()
+            )));
+        }
+        Some(length) => length,
+        None => body.len(),
+    };
+    let json = &body[..json_length];
+    check_depth(json)?;
+    let request: Request = serde_json::from_slice(json)
+        .map_err(|error| Failure::invalid(format!("failed to parse the request JSON: {error}")))?;
+
+    let mut binary = body.slice(json_length..);
+    let mut inputs = Inputs::new(signature);
+    for input in request.inputs {
+        for name in input.parameters.keys() {
+            request::check_tensor_parameter(&input.name, name)?;
+        }
+        let size = match input.parameters.get("binary_data_size") {
+            None => None,
+            Some(size) => Some(
+                size.as_u64()
+                    .and_then(|size| usize::try_from(size).ok())
+                    .ok_or_else(|| {
+                        Failure::invalid(format!(
+                            "input '{}' has a 'binary_data_size' that is no size",
+                            input.name.escape_default()
+                        ))
+                    })?,
+            ),
+        };
+        inputs.put(
+            &input.name,
+            &input.datatype,
+            input.shape,
+            |spec, count| match (size, input.data) {
+                (Some(size), None) if size <= binary.len() => Ok(binary.split_to(size)),
+                (Some(size), None) => Err(Failure::invalid(format!(
+                    "input '{}' has {size} bytes of binary data, the body has only {} left",
+                    spec.name,
+                    binary.len()
+                ))),
+                (None, Some(data)) => elements::parse(data.get(), spec, count),
+                (None, None) => Err(Failure::invalid(format!(
+                    "input '{}' has no data",
+                    spec.name
+                ))),
+                (Some(_), Some(_)) => Err(Failure::invalid(format!(
+                    "input '{}' has both JSON and binary data",
+                    spec.name
+                ))),
+            },
+        )?;
+    }
+    if !binary.is_empty() {
+        return Err(Failure::invalid(format!(
+            "the body has {} bytes beyond the inputs' binary data",
+            binary.len()
+        )));
+    }
+    Ok(InferRequest {
+        inputs: inputs.finish(signature)?,
+        outputs: wanted(&request.outputs, &request.parameters, signature)?,
+        timeout: timeout(&request.parameters)?,
+        id: request.id.into_owned(),
+    })
+}
+
+/// A raw request: the body is the one input, and all outputs come back as binary data.
+fn parse_raw(body: Bytes, signature: &Signature) -> Result<InferRequest> {
+    let [spec] = signature.inputs.as_slice() else {
+        return Err(Failure::invalid(format!(
+            "a raw request needs a model with one input, this one has {}",
+            signature.inputs.len()
+        )));
+    };
+    let data = if spec.datatype.size().is_none() {
+        let length = u32::try_from(body.len())
+            .map_err(|_| Failure::invalid(format!("input '{}' is too long", spec.name)))?;
+        let mut buffer = Buffer::new(body.len() + 4, 4);
+        buffer.extend(&length.to_le_bytes());
+        buffer.extend(&body);
+        buffer.freeze()
+    } else {
+        body
+    };
+    let shape = spec.shape_of_raw(data.len())?;
+    let mut inputs = Inputs::new(signature);
+    inputs.put(&spec.name, spec.datatype.name(), shape, |_, _| Ok(data))?;
+    Ok(InferRequest {
+        id: String::new(),
+        inputs: inputs.finish(signature)?,
+        outputs: (0..signature.outputs.len())
+            .map(|output| Wanted {
+                output,
+                binary: true,
+            })
+            .collect(),
+        timeout: None,
+    })
+}
+
+fn wanted(
+    requested: &[Output],
+    parameters: &Parameters,
+    signature: &Signature,
+) -> Result<Vec<Wanted>> {
+    let by_default = flag(parameters, "binary_data_output")?.unwrap_or(false);
+    let mut outputs = Vec::with_capacity(signature.outputs.len());
+    if requested.is_empty() {
+        outputs.extend((0..signature.outputs.len()).map(|output| Wanted {
+            output,
+            binary: by_default,
+        }));
+    }
+    for output in requested {
+        for name in output.parameters.keys() {
+            request::check_tensor_parameter(&output.name, name)?;
+        }
+        let wanted = Wanted {
+            output: signature.output(&output.name)?,
+            binary: flag(&output.parameters, "binary_data")?.unwrap_or(by_default),
+        };
+        request::want(&mut outputs, wanted, &output.name)?;
+    }
+    for wanted in &outputs {
+        let spec = &signature.outputs[wanted.output];
+        if !wanted.binary && !spec.datatype.in_json() {
+            return Err(Failure::invalid(format!(
+                "output '{}' has datatype '{}', which JSON cannot carry: ask for binary data",
+                spec.name,
+                spec.datatype.name()
+            )));
+        }
+    }
+    Ok(outputs)
+}
+
+fn flag(parameters: &Parameters, name: &str) -> Result<Option<bool>> {
+    match parameters.get(name) {
+        None => Ok(None),
+        Some(serde_json::Value::Bool(value)) => Ok(Some(*value)),
+        Some(_) => Err(Failure::invalid(format!(
+            "parameter '{name}' must be true or false"
+        ))),
+    }
+}
+
+fn timeout(parameters: &Parameters) -> Result<Option<std::time::Duration>> {
+    let mut values = Vec::with_capacity(parameters.len());
+    for (name, value) in parameters {
+        let value = match value {
+            serde_json::Value::Bool(value) => Value::Bool(*value),
+            serde_json::Value::String(text) => Value::Text(text.clone()),
+            serde_json::Value::Number(number) => number
+                .as_u64()
+                .map(Value::Unsigned)
+                .or_else(|| number.as_f64().map(Value::Number))
+                .unwrap_or(Value::Bool(false)),
+            _ => {
+                return Err(Failure::invalid(format!(
+                    "parameter '{}' must be a number, a string or a truth value",
+                    name.escape_default()
+                )));
+            }
+        };
+        values.push((name.as_ref(), value));
+    }
+    request::timeout(values.iter().map(|(name, value)| (*name, value)))
+}
+
+/// Refuse nesting that is too deep before a parser recurses into it.
+fn check_depth(json: &[u8]) -> Result<()> {
+    let mut depth = 0usize;
+    let mut bytes = json.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => {
+                while let Some(byte) = bytes.next() {
+                    match byte {
+                        b'\\' => drop(bytes.next()),
+                        b'"' => break,
+                        _ => {}
+                    }
+                }
+            }
+            b'[' | b'{' => {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    return Err(Failure::invalid(format!(
+                        "the request JSON is nested deeper than {MAX_DEPTH}"
+                    )));
+                }
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[derive(Serialize)]
+struct ReplyHead<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    id: &'a str,
+    model_name: &'a str,
+    model_version: &'a str,
+}
+
+#[derive(Serialize)]
+struct OutputHead<'a> {
+    name: &'a str,
+    datatype: &'static str,
+    shape: &'a [i64],
+}
+
+/// A rendered reply: its JSON, then the outputs that were asked for as binary data.
+pub struct Rendered {
+    pub json: Vec<u8>,
+    pub binary: Vec<Bytes>,
+    /// Whether any output was, which decides the reply's content type.
+    pub has_binary: bool,
+}
+
+/// Write a reply; `outputs` are in the order of `wanted`.
+pub fn render(
+    id: &str,
+    model: (&str, &str),
+    signature: &Signature,
+    wanted: &[Wanted],
+    outputs: &[Tensor],
+) -> Result<Rendered> {
+    let head = ReplyHead {
+        id,
+        model_name: model.0,
+        model_version: model.1,
+    };
+    let mut json = Vec::with_capacity(256);
+    write(&mut json, &head)?;
+    reopen(&mut json);
+    json.extend_from_slice(b",\"outputs\":[");
+    let mut binary = Vec::new();
+    for (index, (wanted, tensor)) in wanted.iter().zip(outputs).enumerate() {
+        let spec = &signature.outputs[wanted.output];
+        if index > 0 {
+            json.push(b',');
+        }
+        let head = OutputHead {
+            name: &spec.name,
+            datatype: spec.datatype.name(),
+            shape: &tensor.shape,
+        };
+        write(&mut json, &head)?;
+        reopen(&mut json);
+        if wanted.binary {
+            json.extend_from_slice(b",\"parameters\":{\"binary_data_size\":");
+            write(&mut json, &tensor.data.len())?;
+            json.extend_from_slice(b"}}");
+            binary.push(tensor.data.clone());
+        } else {
+            json.extend_from_slice(b",\"data\":");
+            elements::render(&mut json, tensor, spec)?;
+            json.push(b'}');
+        }
+    }
+    json.extend_from_slice(b"]}");
+    Ok(Rendered {
+        json,
+        has_binary: !binary.is_empty(),
+        binary,
+    })
+}
+
+fn write<T: Serialize>(json: &mut Vec<u8>, value: &T) -> Result<()> {
+    serde_json::to_writer(json, value).map_err(|error| Failure::internal(error.to_string()))
+}
+
+/// Take off the closing brace, so that members can follow.
+fn reopen(json: &mut Vec<u8>) {
+    json.pop();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datatype::Datatype;
+    use crate::signature::TensorSpec;
+    use proptest::prelude::*;
+
+    fn signature() -> Signature {
+        let spec = |name: &str, datatype| TensorSpec {
+            name: name.into(),
+            datatype,
+            shape: vec![-1, 2],
+            text: false,
+        };
+        Signature {
+            inputs: vec![spec("a", Datatype::Fp32), spec("b", Datatype::Int64)],
+            outputs: vec![spec("y", Datatype::Fp32), spec("z", Datatype::Fp16)],
+            max_batch: Some(8),
+        }
+    }
+
+    fn parsed(json: &str, binary: &[u8]) -> Result<InferRequest> {
+        let mut body = json.as_bytes().to_vec();
+        body.extend_from_slice(binary);
+        parse(Bytes::from(body), Some(json.len()), &signature())
+    }
+
+    const A: &str = r#"{"name":"a","datatype":"FP32","shape":[1,2],"data":[1,2]}"#;
+    const B: &str = r#"{"name":"b","datatype":"INT64","shape":[1,2],"data":[[3,4]]}"#;
+    const Y: &str = r#""outputs":[{"name":"y"}]"#;
+
+    #[test]
+    fn inputs_come_in_any_order_and_mixed_forms() {
+        let binary_b =
+            r#"{"name":"b","datatype":"INT64","shape":[1,2],"parameters":{"binary_data_size":16}}"#;
+        let request = parsed(
+            &format!(r#"{{"id":"7","inputs":[{binary_b},{A}],{Y}}}"#),
+            &[1; 16],
+        )
+        .unwrap();
+        assert_eq!(request.id, "7");
+        assert_eq!(
+            &request.inputs[0].data[..],
+            [1f32.to_le_bytes(), 2f32.to_le_bytes()].concat()
+        );
+        assert_eq!(&request.inputs[1].data[..], [1; 16]);
+        assert_eq!(
+            request.outputs,
+            [Wanted {
+                output: 0,
+                binary: false
+            }]
+        );
+    }
+
+    #[test]
+    fn faults_are_named() {
+        let cases = [
+            (format!(r#"{{"inputs":[{A}],{Y}}}"#), "'b' is missing"),
+            (
+                format!(r#"{{"inputs":[{A},{A},{B}],{Y}}}"#),
+                "'a' is given twice",
+            ),
+            (
+                format!(r#"{{"inputs":[{A},{B}]}}"#),
+                "'z' has datatype 'FP16'",
+            ),
+            (
+                format!(r#"{{"inputs":[{A},{B}],"outputs":[{{"name":"q"}}]}}"#),
+                "'q'",
+            ),
+            (
+                format!(r#"{{"inputs":[{A},{B}],"outputs":[{{"name":"y"}},{{"name":"y"}}]}}"#),
+                "twice",
+            ),
+            (
+                format!(r#"{{"inputs":[{A},{B}],{Y},"parameters":{{"triton_x":1}}}}"#),
+                "reserved",
+            ),
+            (
+                format!(r#"{{"inputs":[{A},{B}],{Y},"parameters":{{"timeout":-1}}}}"#),
+                "'timeout'",
+            ),
+            (
+                format!(r#"{{"inputs":[{A},{B}],{Y},"parameters":{{"x":{{}}}}}}"#),
+                "'x'",
+            ),
+            (r#"{"inputs":[]}"#.into(), "'a' is missing"),
+            ("[]".into(), "parse"),
+            (r#"{"inputs":7}"#.into(), "parse"),
+        ];
+        for (json, want) in cases {
+            let failure = parsed(&json, b"").unwrap_err();
+            assert!(failure.message.contains(want), "{json}: {failure}");
+        }
+        let too_much = parsed(&format!(r#"{{"inputs":[{A},{B}],{Y}}}"#), b"x").unwrap_err();
+        assert!(too_much.message.contains("beyond"), "{too_much}");
+    }
+
+    #[test]
+    fn depth_is_limited_and_strings_do_not_count() {
+        assert!(check_depth("[".repeat(100).as_bytes()).is_ok());
+        assert!(check_depth("[".repeat(101).as_bytes()).is_err());
+        assert!(check_depth(format!("\"{}\\\"[\"", "[".repeat(500)).as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn a_reply_is_json_and_then_data() {
+        let tensor = |data: &[u8]| Tensor {
+            shape: vec![1, 1],
+            data: Bytes::copy_from_slice(data),
+        };
+        let outputs = [tensor(&1.5f32.to_le_bytes()), tensor(b"zz")];
+        let wanted = [
+            Wanted {
+                output: 0,
+                binary: false,
+            },
+            Wanted {
+                output: 1,
+                binary: true,
+            },
+        ];
+        let reply = render("i", ("m", "3"), &signature(), &wanted, &outputs).unwrap();
+        assert_eq!(
+            String::from_utf8(reply.json).unwrap(),
+            r#"{"id":"i","model_name":"m","model_version":"3","outputs":[{"name":"y","datatype":"FP32","shape":[1,1],"data":[1.5]},{"name":"z","datatype":"FP16","shape":[1,1],"parameters":{"binary_data_size":2}}]}"#
+        );
+        assert_eq!(reply.binary, [Bytes::from_static(b"zz")]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_panics(body in prop::collection::vec(any::<u8>(), 0..200), length in prop::option::of(0usize..220)) {
+            let _ = parse(Bytes::from(body), length, &signature());
+        }
+
+        #[test]
+        fn no_mangled_request_panics(cut in 0usize..200, byte in any::<u8>()) {
+            let mut body = format!(r#"{{"id":"7","inputs":[{B},{A}],{Y}}}"#).into_bytes();
+            let cut = cut % body.len();
+            body[cut] = byte;
+            let _ = parse(Bytes::from(body), None, &signature());
+        }
+    }
+}

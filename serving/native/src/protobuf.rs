@@ -1,0 +1,312 @@
+//! The gRPC form of inference: protobuf messages to validated requests, and outputs back.
+
+use bytes::{Bytes, BytesMut};
+use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint};
+
+use crate::datatype::Datatype;
+use crate::error::{Failure, Result};
+use crate::proto::{
+    ModelInferRequest, ModelInferResponse, OutputTensor, RAW_OUTPUT_CONTENTS, TensorContents,
+};
+use crate::request::{self, InferRequest, Wanted};
+use crate::signature::{Inputs, Signature, TensorSpec};
+use crate::tensor::{Buffer, Tensor};
+
+/// Validate a request against the model it names.
+pub fn parse(request: ModelInferRequest, signature: &Signature) -> Result<InferRequest> {
+    let raw = !request.raw_input_contents.is_empty();
+    if raw && request.raw_input_contents.len() != request.inputs.len() {
+        return Err(Failure::invalid(format!(
+            "raw_input_contents has {} entries for {} inputs",
+            request.raw_input_contents.len(),
+            request.inputs.len()
+        )));
+    }
+    let mut inputs = Inputs::new(signature);
+    let mut contents = request.raw_input_contents.into_iter();
+    for input in request.inputs {
+        for name in input.parameters.keys() {
+            request::check_tensor_parameter(&input.name, name)?;
+        }
+        let raw_data = contents.next();
+        inputs.put(
+            &input.name,
+            &input.datatype,
+            input.shape,
+            |spec, count| match (raw_data, input.contents) {
+                (Some(data), None) => Ok(data),
+                (None, Some(contents)) => typed(contents, spec, count),
+                (Some(_), Some(_)) => Err(Failure::invalid(format!(
+                    "input '{}' has contents, but the request has raw_input_contents",
+                    spec.name
+                ))),
+                (None, None) => Err(Failure::invalid(format!(
+                    "input '{}' has no data",
+                    spec.name
+                ))),
+            },
+        )?;
+    }
+    let mut outputs = Vec::with_capacity(signature.outputs.len());
+    if request.outputs.is_empty() {
+        outputs.extend((0..signature.outputs.len()).map(|output| Wanted {
+            output,
+            binary: true,
+        }));
+    }
+    for output in &request.outputs {
+        for name in output.parameters.keys() {
+            request::check_tensor_parameter(&output.name, name)?;
+        }
+        let wanted = Wanted {
+            output: signature.output(&output.name)?,
+            binary: true,
+        };
+        request::want(&mut outputs, wanted, &output.name)?;
+    }
+    let parameters: Vec<_> = request
+        .parameters
+        .iter()
+        .filter_map(|(name, parameter)| Some((name.as_str(), parameter.value()?)))
+        .collect();
+    Ok(InferRequest {
+        inputs: inputs.finish(signature)?,
+        outputs,
+        timeout: request::timeout(parameters.iter().map(|(name, value)| (*name, value)))?,
+        id: request.id,
+    })
+}
+
+/// The bytes of typed contents, of which there must be exactly `count`, in the datatype's own field.
+fn typed(contents: TensorContents, spec: &TensorSpec, count: usize) -> Result<Bytes> {
+    let name = &spec.name;
+    let given = contents.bool_contents.len()
+        + contents.int_contents.len()
+        + contents.int64_contents.len()
+        + contents.uint_contents.len()
+        + contents.uint64_contents.len()
+        + contents.fp32_contents.len()
+        + contents.fp64_contents.len()
+        + contents.bytes_contents.len();
+    if given != count {
+        return Err(Failure::invalid(format!(
+            "input '{name}' has {given} elements in its contents, its shape needs {count}"
+        )));
+    }
+    macro_rules! put {
+        ($items:expr, $type:ty) => {{
+            let items = $items;
+            if items.len() != count {
+                return Err(misplaced(spec));
+            }
+            let mut buffer = Buffer::new(count * size_of::<$type>(), 0);
+            for item in items {
+                let item = <$type>::try_from(item).map_err(|_| {
+                    Failure::invalid(format!(
+                        "input '{name}' has {item}, which is out of the range of {}",
+                        spec.datatype.name()
+                    ))
+                })?;
+                buffer.extend(&item.to_le_bytes());
+            }
+            buffer.freeze()
+        }};
+    }
+    Ok(match spec.datatype {
+        Datatype::Bool => put!(contents.bool_contents, u8),
+        Datatype::Int8 => put!(contents.int_contents, i8),
+        Datatype::Int16 => put!(contents.int_contents, i16),
+        Datatype::Int32 => put!(contents.int_contents, i32),
+        Datatype::Int64 => put!(contents.int64_contents, i64),
+        Datatype::Uint8 => put!(contents.uint_contents, u8),
+        Datatype::Uint16 => put!(contents.uint_contents, u16),
+        Datatype::Uint32 => put!(contents.uint_contents, u32),
+        Datatype::Uint64 => put!(contents.uint64_contents, u64),
+        Datatype::Fp32 => put!(contents.fp32_contents, f32),
+        Datatype::Fp64 => put!(contents.fp64_contents, f64),
+        Datatype::Bytes => {
+            if contents.bytes_contents.len() != count {
+                return Err(misplaced(spec));
+            }
+            let mut data = Vec::new();
+            for item in contents.bytes_contents {
+                data.extend_from_slice(&(item.len() as u32).to_le_bytes());
+                data.extend_from_slice(&item);
+            }
+            Bytes::from(data)
+        }
+        Datatype::Fp16 | Datatype::Bf16 => return Err(misplaced(spec)),
+    })
+}
+
+fn misplaced(spec: &TensorSpec) -> Failure {
+    let field = match spec.datatype {
+        Datatype::Bool => "bool_contents",
+        Datatype::Int8 | Datatype::Int16 | Datatype::Int32 => "int_contents",
+        Datatype::Int64 => "int64_contents",
+        Datatype::Uint8 | Datatype::Uint16 | Datatype::Uint32 => "uint_contents",
+        Datatype::Uint64 => "uint64_contents",
+        Datatype::Fp32 => "fp32_contents",
+        Datatype::Fp64 => "fp64_contents",
+        Datatype::Bytes => "bytes_contents",
+        Datatype::Fp16 | Datatype::Bf16 => "raw_input_contents",
+    };
+    Failure::invalid(format!(
+        "input '{}' has datatype '{}', its elements belong into {field}",
+        spec.name,
+        spec.datatype.name()
+    ))
+}
+
+/// The response message in parts: its head, and the outputs' own buffers, each after its key.
+pub fn render(
+    id: String,
+    model: (&str, &str),
+    signature: &Signature,
+    wanted: &[Wanted],
+    outputs: Vec<Tensor>,
+) -> Vec<Bytes> {
+    let head = ModelInferResponse {
+        model_name: model.0.to_owned(),
+        model_version: model.1.to_owned(),
+        id,
+        outputs: wanted
+            .iter()
+            .zip(&outputs)
+            .map(|(wanted, tensor)| {
+                let spec = &signature.outputs[wanted.output];
+                OutputTensor {
+                    name: spec.name.clone(),
+                    datatype: spec.datatype.name().to_owned(),
+                    shape: tensor.shape.clone(),
+                }
+            })
+            .collect(),
+    };
+    let mut parts = Vec::with_capacity(2 * outputs.len());
+    let mut before = BytesMut::from(head.encode_to_vec().as_slice());
+    for tensor in outputs {
+        encode_key(RAW_OUTPUT_CONTENTS, WireType::LengthDelimited, &mut before);
+        encode_varint(tensor.data.len() as u64, &mut before);
+        parts.push(before.split().freeze());
+        parts.push(tensor.data);
+    }
+    if parts.is_empty() {
+        parts.push(before.freeze());
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::InputTensor;
+    use proptest::prelude::*;
+
+    fn signature(datatype: Datatype) -> Signature {
+        let spec = |name: &str| TensorSpec {
+            name: name.into(),
+            datatype,
+            shape: vec![-1],
+            text: false,
+        };
+        Signature {
+            inputs: vec![spec("x")],
+            outputs: vec![spec("y")],
+            max_batch: None,
+        }
+    }
+
+    fn request(
+        datatype: Datatype,
+        shape: Vec<i64>,
+        contents: Option<TensorContents>,
+        raw: Vec<Bytes>,
+    ) -> ModelInferRequest {
+        ModelInferRequest {
+            inputs: vec![InputTensor {
+                name: "x".into(),
+                datatype: datatype.name().into(),
+                shape,
+                contents,
+                ..Default::default()
+            }],
+            raw_input_contents: raw,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn contents_belong_into_their_own_field() {
+        let contents = TensorContents {
+            int_contents: vec![1, -1],
+            ..Default::default()
+        };
+        let right = parse(
+            request(Datatype::Int8, vec![2], Some(contents.clone()), vec![]),
+            &signature(Datatype::Int8),
+        );
+        assert_eq!(&right.unwrap().inputs[0].data[..], b"\x01\xff");
+        for (datatype, shape, raw, want) in [
+            (Datatype::Uint8, vec![2], vec![], "uint_contents"),
+            (Datatype::Fp16, vec![2], vec![], "raw_input_contents"),
+            (Datatype::Int8, vec![3], vec![], "2 elements"),
+            (
+                Datatype::Int8,
+                vec![2],
+                vec![Bytes::from_static(b"ab")],
+                "raw_input_contents",
+            ),
+        ] {
+            let failure = parse(
+                request(datatype, shape, Some(contents.clone()), raw),
+                &signature(datatype),
+            )
+            .unwrap_err();
+            assert!(
+                failure.message.contains("'x'") && failure.message.contains(want),
+                "{failure}"
+            );
+        }
+        let wide = TensorContents {
+            int_contents: vec![128],
+            ..Default::default()
+        };
+        assert!(
+            parse(
+                request(Datatype::Int8, vec![1], Some(wide), vec![]),
+                &signature(Datatype::Int8)
+            )
+            .is_err()
+        );
+    }
+
+    #[test]
+    fn raw_contents_are_one_for_each_input() {
+        let raw = vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")];
+        assert!(
+            parse(
+                request(Datatype::Int8, vec![1], None, raw),
+                &signature(Datatype::Int8)
+            )
+            .is_err()
+        );
+        assert!(
+            parse(
+                request(Datatype::Int8, vec![1], None, vec![]),
+                &signature(Datatype::Int8)
+            )
+            .is_err()
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_message_panics(message in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(request) = ModelInferRequest::decode(Bytes::from(message)) {
+                let _ = parse(request, &signature(Datatype::Fp32));
+            }
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The extension module: Python's view of the server, and the server's view of Python.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+
+use crate::counters::{BOUNDS_US, Timed};
+use crate::datatype::Datatype;
+use crate::error::{Code, Failure, Result};
+use crate::model::Model;
+use crate::server::Server as NativeServer;
+use crate::signature::{Signature, TensorSpec};
+use crate::state::{Control, State};
+
+mod backend;
+
+use backend::{Batch, Memory, PythonBackend};
+
+/// Turn an exception into a failure: one of the package's own errors names its code, any other is a bug
+/// and is logged with its traceback.
+fn failure(py: Python<'_>, error: PyErr, doing: &str) -> Failure {
+    let value = error.value(py);
+    let attribute = |name: &str| value.getattr(name).ok()?.extract::<String>().ok();
+    let code = attribute("code").and_then(|name| Code::from_name(&name));
+    match code {
+        Some(Code::MethodNotAllowed) => {
+            Failure::method_not_allowed(match attribute("allow").as_deref() {
+                Some("POST") => "POST",
+                _ => "GET",
+            })
+        }
+        Some(code) => Failure::new(code, value.to_string()),
+        None => {
+            if let Err(error) = log(py, &error, doing) {
+                error.write_unraisable(py, None);
+            }
+            Failure::internal(format!("{doing} failed: {value}"))
+        }
+    }
+}
+
+fn log(py: Python<'_>, error: &PyErr, doing: &str) -> PyResult<()> {
+    let logger = py
+        .import("logging")?
+        .call_method1("getLogger", ("capstan_serving",))?;
+    let options = PyDict::new(py);
+    options.set_item("exc_info", error.value(py))?;
+    logger.call_method("error", ("%s failed", doing), Some(&options))?;
+    Ok(())
+}
+
+struct PythonControl(Py<PyAny>);
+
+impl Control for PythonControl {
+    fn http(
+        &self,
+        door: &str,
+        method: &str,
+        path: &[String],
+        body: &[u8],
+    ) -> Result<(String, Vec<u8>)> {
+        Python::attach(|py| {
+            let arguments = (door, method, path, PyBytes::new(py, body));
+            self.0
+                .call_method1(py, "http", arguments)
+                .and_then(|answer| answer.extract(py))
+                .map_err(|error| failure(py, error, "answering a request"))
+        })
+    }
+
+    fn rpc(&self, name: &str, request: &str) -> Result<String> {
+        Python::attach(|py| {
+            self.0
+                .call_method1(py, "rpc", (name, request))
+                .and_then(|answer| answer.extract(py))
+                .map_err(|error| failure(py, error, "answering a call"))
+        })
+    }
+}
+
+/// `capstan_serving.signature.TensorSpec`.
+#[derive(FromPyObject)]
+struct SpecView {
+    name: String,
+    datatype: String,
+    shape: Vec<i64>,
+    text: bool,
+}
+
+/// `capstan_serving.signature.Signature`.
+#[derive(FromPyObject)]
+struct SignatureView {
+    inputs: Vec<SpecView>,
+    outputs: Vec<SpecView>,
+    max_batch: Option<usize>,
+}
+
+fn specs(specs: Vec<SpecView>) -> PyResult<Vec<TensorSpec>> {
+    specs
+        .into_iter()
+        .map(|spec| {
+            let datatype = Datatype::from_name(&spec.datatype).ok_or_else(|| {
+                PyValueError::new_err(format!("unknown datatype {}", spec.datatype))
+            })?;
+            Ok(TensorSpec {
+                name: spec.name,
+                datatype,
+                shape: spec.shape,
+                text: spec.text,
+            })
+        })
+        .collect()
+}
+
+/// The server: it listens from its creation on, and is ready when it is told so.
+#[pyclass(frozen, module = "capstan_serving._native")]
+struct Server {
+    native: NativeServer,
+    queue_size: usize,
+}
+
+#[pymethods]
+impl Server {
+    #[new]
+    #[pyo3(signature = (control, *, host, ports, max_request_bytes, queue_size))]
+    fn new(
+        py: Python<'_>,
+        control: Py<PyAny>,
+        host: &str,
+        ports: (u16, u16, u16),
+        max_request_bytes: usize,
+        queue_size: usize,
+    ) -> PyResult<Self> {
+        let state = State::new(Box::new(PythonControl(control)), max_request_bytes);
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = (processors / 2).clamp(1, 8);
+        let native = py
+            .detach(|| NativeServer::start(state, host, ports, threads))
+            .map_err(|error| PyOSError::new_err(error.to_string()))?;
+        Ok(Self { native, queue_size })
+    }
+
+    #[getter]
+    fn http_port(&self) -> u16 {
+        self.native.http_port
+    }
+
+    #[getter]
+    fn grpc_port(&self) -> u16 {
+        self.native.grpc_port
+    }
+
+    #[getter]
+    fn metrics_port(&self) -> u16 {
+        self.native.metrics_port
+    }
+
+    #[getter]
+    fn ready(&self) -> bool {
+        self.native.state.ready()
+    }
+
+    fn set_ready(&self, ready: bool) {
+        self.native.state.set_ready(ready);
+    }
+
+    #[pyo3(signature = (name, version, *, signature, execute, workers))]
+    fn add_model(
+        &self,
+        py: Python<'_>,
+        name: String,
+        version: u64,
+        signature: SignatureView,
+        execute: Py<PyAny>,
+        workers: usize,
+    ) -> PyResult<()> {
+        let signature = Signature {
+            inputs: specs(signature.inputs)?,
+            outputs: specs(signature.outputs)?,
+            max_batch: signature.max_batch,
+        };
+        let backend = Box::new(PythonBackend::new(py, &name, &signature, execute)?);
+        let number = version.to_string();
+        let model = Model::start(
+            name.clone(),
+            number,
+            signature,
+            backend,
+            workers,
+            self.queue_size,
+        )?;
+        self.native.state.put(&name, version, Some(model));
+        Ok(())
+    }
+
+    fn add_failed_model(&self, name: &str, version: u64) {
+        self.native.state.put(name, version, None);
+    }
+
+    fn drain(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
+        let timeout = Duration::try_from_secs_f64(timeout)
+            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        Ok(py.detach(|| self.native.drain(timeout)))
+    }
+
+    fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let models: PyResult<Vec<_>> = self
+            .native
+            .state
+            .models()
+            .iter()
+            .map(|model| statistics(py, model))
+            .collect();
+        PyList::new(py, models?)
+    }
+}
+
+fn statistics<'py>(py: Python<'py>, model: &Arc<Model>) -> PyResult<Bound<'py, PyDict>> {
+    let counters = &model.counters;
+    let entry = PyDict::new(py);
+    entry.set_item("name", &model.name)?;
+    entry.set_item("version", &model.version)?;
+    entry.set_item("pending", model.pending())?;
+    let numbers = [
+        ("rejected", &counters.rejected),
+        ("cancelled", &counters.cancelled),
+        ("backend_failed", &counters.backend_failed),
+        ("other_failed", &counters.other_failed),
+        ("inferences", &counters.inferences),
+        ("executions", &counters.executions),
+        ("last_inference", &counters.last_inference),
+    ];
+    for (name, number) in numbers {
+        entry.set_item(name, number.load(Relaxed))?;
+    }
+    let timed: [(&str, &Timed); 6] = [
+        ("success", &counters.success),
+        ("failed", &counters.failed),
+        ("queue", &counters.queue),
+        ("compute_input", &counters.compute_input),
+        ("compute_infer", &counters.compute_infer),
+        ("compute_output", &counters.compute_output),
+    ];
+    for (name, timed) in timed {
+        entry.set_item(name, timed.read())?;
+    }
+    let buckets = counters
+        .durations
+        .buckets
+        .iter()
+        .map(|bucket| bucket.load(Relaxed));
+    entry.set_item("duration_buckets", PyTuple::new(py, buckets)?)?;
+    Ok(entry)
+}
+
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Server>()?;
+    module.add_class::<Batch>()?;
+    module.add_class::<Memory>()?;
+    module.add("DURATION_BOUNDS_US", PyTuple::new(module.py(), BOUNDS_US)?)?;
+    Ok(())
+}

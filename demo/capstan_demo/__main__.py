@@ -1,14 +1,83 @@
 """`make demo`: from `kubectl apply` to an answered query, told step by step. Exits non-zero when any of it fails."""
 
 import argparse
+import os
 import sys
 
-from capstan_demo import deploy, digits, report
-from capstan_demo.kube import Kube, KubectlError, WaitTimeout
+from capstan_cluster.errors import ClusterError
+from capstan_images import ImageError, build
+
+from capstan_demo import deploy, digits, environment, report
+from capstan_demo.kube import KubectlError, WaitTimeout
 from capstan_demo.story import Story, table
+
+NEXT = """\
+export KUBECONFIG={kubeconfig}
+kubectl -n capstan-demo get trainingjobs,inferenceservices,pods
+kubectl -n capstan-demo describe trainingjob digits
+kubectl explain inferenceservice.spec.model
+kubectl -n capstan-demo port-forward service/digits 8000 &
+curl -s localhost:8000/v2/models/digits
+kubectl apply -n capstan-demo -f manifests/samples/trainingjob-custom.yaml
+make down    # take all of it away again"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    options = argparse.ArgumentParser(prog="capstan-demo", description=__doc__)
+    options.add_argument("--context", help="a context of your kubeconfig; without one, a local cluster is booted")
+    options.add_argument("--registry", help="take the images from this registry instead of building them")
+    options.add_argument("--tag", default="0.1.0", help="the images' tag in that registry (default: %(default)s)")
+    options.add_argument("--install-only", action="store_true", help="stop when Capstan runs on the cluster")
+    return options
+
+
+def tell(arguments: argparse.Namespace) -> None:
+    """Tell the whole story; raise on the first thing that goes wrong."""
+    story = Story("Capstan: from `kubectl apply` to an answered query, on a real Kubernetes")
+    with story.step("A Kubernetes cluster"):
+        kube, load = environment.cluster(arguments.context, story.say)
+        story.say(kube.run("get", "nodes", "-L", "accelerator").strip())
+    with story.step("Capstan's images"):
+        if arguments.registry:
+            images = environment.published(arguments.registry, arguments.tag)
+        else:
+            images = build(environment.IMAGES, say=story.say)
+            load(*images.values())
+    with story.step("Capstan itself, from its Helm chart"):
+        deploy.install(kube, environment.helm(story.say), images, story.say)
+    if arguments.install_only:
+        return
+    with digits.explaining(kube, story.say):
+        with story.step(f"A namespace, {digits.NAMESPACE}, that enforces the restricted Pod Security Standard"):
+            digits.prepare(kube)
+        with story.step("Train: PyTorch, two replicas, handwritten digits (manifests/samples/trainingjob-digits.yaml)"):
+            job = digits.train(kube, images["trainer"], story.say)
+            story.say(kube.run("get", "trainingjobs", "-n", digits.NAMESPACE).strip())
+        with story.step("Serve: the model it wrote (manifests/samples/inferenceservice-digits.yaml)"):
+            service = digits.serve(kube, story.say)
+            story.say(kube.run("get", "inferenceservices", "-n", digits.NAMESPACE).strip())
+        with story.step("Query: every held-out digit, over HTTP and gRPC, with the real tritonclient"):
+            measured = digits.query(kube, images["trainer"], service, story.say)
+    print(f"{report.outcome(job, service, measured)}\n\nTime per step\n{table(story.times())}\n")
+    if short := report.problems(job, service, measured):
+        raise digits.DemoError("\n".join(short))
+    print("What to try next\n" + NEXT.format(kubeconfig=kube.kubeconfig))
 
 
 def main() -> int:
     """Run the demo; return the exit status."""
     arguments = parser().parse_args()
+    arguments.context = arguments.context or os.environ.get("CONTEXT") or None
+    try:
+        tell(arguments)
+    except (ClusterError, ImageError, deploy.HelmError, digits.DemoError, KubectlError, WaitTimeout) as error:
+        print(f"capstan-demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

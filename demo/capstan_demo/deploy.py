@@ -25,12 +25,13 @@ def install(kube: Kube, helm: str, images: Mapping[str, str], say: Callable[[str
     """Install or upgrade the chart and wait until the operator is ready; raise HelmError otherwise."""
     command = [
         helm, "upgrade", "--install", RELEASE, str(ROOT / "charts" / "capstan"),
-        "--kubeconfig", kube.kubeconfig, "--kube-context", kube.context,
+        "--kube-context", kube.context,
         "--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "180s", "--values", "-",
     ]  # fmt: skip
     done = subprocess.run(
-        command, input=json.dumps(values(images)), capture_output=True, text=True, check=False, timeout=300
-    )
+        command,
+        env=kube.environment, input=json.dumps(values(images)), capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
     if done.returncode != 0:
         raise HelmError(done.stderr.strip())
     say(kube.run("get", "pods", "-n", NAMESPACE, "-o", "wide").strip())

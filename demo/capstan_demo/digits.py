@@ -5,6 +5,7 @@ Only what differs between clusters is changed in them: the image, and the accele
 
 import copy
 import json
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -83,12 +84,10 @@ def train(kube: Kube, image: str, say: Say) -> Manifest:
 
 def follow_log(kube: Kube, job: Manifest, say: Say) -> None:
     """Print what the first replica prints, as it prints it."""
-    import subprocess
-
     selector = f"capstan.dev/kind=TrainingJob,capstan.dev/name={job['metadata']['name']},batch.kubernetes.io/job-completion-index=0"
     with subprocess.Popen(
         kube.command("logs", "-n", NAMESPACE, "-l", selector, "-c", "trainer", "--follow", "--tail=-1"),
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        env=kube.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     ) as process:  # fmt: skip
         assert process.stdout is not None
         for line in process.stdout:

@@ -4,6 +4,7 @@ Every wait is on a condition with a deadline, and says what it last saw when the
 """
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -28,20 +29,27 @@ class WaitTimeout(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Kube:
-    """One cluster, as one kubeconfig context names it."""
+    """One cluster, as one kubeconfig context names it. `kubeconfig` is a path, or several as in KUBECONFIG."""
 
     kubeconfig: str
     context: str
+    kubectl: str = "kubectl"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment in which kubectl and helm find the cluster."""
+        return {**os.environ, "KUBECONFIG": self.kubeconfig}
 
     def command(self, *args: str) -> list[str]:
         """Return the kubectl command line for these arguments."""
-        return ["kubectl", "--kubeconfig", self.kubeconfig, "--context", self.context, *args]
+        return [self.kubectl, "--context", self.context, *args]
 
     def run(self, *args: str, stdin: str | None = None, timeout: float = 120) -> str:
         """Run kubectl and return its standard output; raise KubectlError with its standard error."""
         done = subprocess.run(
-            self.command(*args), input=stdin, capture_output=True, text=True, timeout=timeout, check=False
-        )
+            self.command(*args),
+            env=self.environment, input=stdin, capture_output=True, text=True, timeout=timeout, check=False,
+        )  # fmt: skip
         if done.returncode != 0:
             raise KubectlError(done.stderr.strip() or f"kubectl {' '.join(args)} exited with {done.returncode}")
         return done.stdout
@@ -107,6 +115,7 @@ class Kube:
         """Forward ports of a pod or service to free local ones; yield {remote: local}."""
         process = subprocess.Popen(
             self.command("port-forward", "-n", namespace, resource, *(f":{p}" for p in ports)),
+            env=self.environment,
             stdout=subprocess.PIPE,
             text=True,
         )

@@ -48,7 +48,7 @@ def write(kube: Kube, environment: Environment, namespace: str, path: str, conte
             "restartPolicy": "Never",
             "securityContext": {"runAsNonRoot": True, "fsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [{
-                "name": "writer", "image": environment.images["agent"], "command": ["python3", "-c", program],
+                "name": "writer", "image": environment.images["operator"], "command": ["python3", "-c", program],
                 "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
                 "volumeMounts": [{"name": "models", "mountPath": "/models"}],
             }],

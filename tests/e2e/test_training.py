@@ -15,7 +15,7 @@ def training_job(environment: Environment, command: list[str], **spec: object) -
         "apiVersion": "capstan.dev/v1alpha1",
         "kind": "TrainingJob",
         "metadata": {"name": "job"},
-        "spec": {"framework": "custom", "image": environment.images["agent"], "command": command, "replicas": 1, **spec},
+        "spec": {"framework": "custom", "image": environment.images["operator"], "command": command, "replicas": 1, **spec},
     }
 
 

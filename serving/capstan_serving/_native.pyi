@@ -1,10 +1,12 @@
 """The native front end, `serving/native`."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypedDict
+from typing import Any
 
 from numpy.typing import NDArray
 
+from .control import Control
+from .counters import ModelStatistics
 from .signature import Signature
 
 DURATION_BOUNDS_US: tuple[int, ...]
@@ -26,36 +28,6 @@ class Memory:
 
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def __len__(self) -> int: ...
-
-class Control(Protocol):
-    """Answers the routes that are not hot, on threads of the server."""
-
-    def http(self, door: str, method: str, path: list[str], body: bytes) -> tuple[str, bytes]:
-        """The content type and the body for a request to the port named `door`: http or metrics."""
-    def rpc(self, name: str, request: str) -> str:
-        """The response to a gRPC call; request and response are JSON."""
-
-class ModelStatistics(TypedDict):
-    """A model's counters since it was loaded. A pair is a count and its nanoseconds."""
-
-    name: str
-    version: str
-    pending: int
-    rejected: int
-    cancelled: int
-    backend_failed: int
-    other_failed: int
-    inferences: int
-    executions: int
-    last_inference: int
-    """Milliseconds since the epoch; 0 before the first."""
-    success: tuple[int, int]
-    failed: tuple[int, int]
-    queue: tuple[int, int]
-    compute_input: tuple[int, int]
-    compute_infer: tuple[int, int]
-    compute_output: tuple[int, int]
-    duration_buckets: tuple[int, ...]
 
 class Server:
     """The front end. It listens from its creation on, and is ready when it is told so."""

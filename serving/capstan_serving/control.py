@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from capstan_serving import __version__, metrics
-from capstan_serving._native import ModelStatistics
 from capstan_serving.catalog import Catalog
+from capstan_serving.counters import ModelStatistics
 from capstan_serving.errors import InvalidArgument, MethodNotAllowed, NotFound
 
 EXTENSIONS = ("binary_tensor_data", "model_repository", "parameters", "statistics")

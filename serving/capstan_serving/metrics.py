@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
 from prometheus_client import generate_latest
 
-from capstan_serving._native import DURATION_BOUNDS_US, ModelStatistics
+from capstan_serving._native import DURATION_BOUNDS_US
 from capstan_serving.catalog import Entry
+from capstan_serving.counters import ModelStatistics
 
 __all__ = ["CONTENT_TYPE", "exposition"]
 

@@ -1,0 +1,26 @@
+"""What the native front end counts, as `Server.statistics` gives it."""
+
+from typing import TypedDict
+
+
+class ModelStatistics(TypedDict):
+    """A model's counters since it was loaded. A pair is a count and its nanoseconds."""
+
+    name: str
+    version: str
+    pending: int
+    rejected: int
+    cancelled: int
+    backend_failed: int
+    other_failed: int
+    inferences: int
+    executions: int
+    last_inference: int
+    """Milliseconds since the epoch; 0 before the first."""
+    success: tuple[int, int]
+    failed: tuple[int, int]
+    queue: tuple[int, int]
+    compute_input: tuple[int, int]
+    compute_infer: tuple[int, int]
+    compute_output: tuple[int, int]
+    duration_buckets: tuple[int, ...]

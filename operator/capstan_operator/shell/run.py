@@ -52,8 +52,13 @@ class Operator:
         self._queue = queue = WorkQueue(on_add=metrics.queue_adds.inc, on_retry=metrics.queue_retries.inc)
         self._references = References()
         self._resources = Store(changed=self._resource_changed)
-        self._children = Store(owner=owner_of, changed=queue.add)
         own = {kind.kind: Resource(kind.api_version, kind.kind, kind.plural) for kind in kinds}
+
+        def owner(child: Manifest) -> Key | None:
+            key = owner_of(child)
+            return key if key is not None and key.kind in own else None
+
+        self._children = Store(owner=owner, changed=queue.add)
         child = {c.kind: Resource(c.api_version, c.kind, c.plural) for kind in kinds for c in kind.children}
         self._recorder = Recorder(api, metrics, _now)
         self._reflectors = [

@@ -241,3 +241,20 @@ async def test_a_thousand_reasons_make_few_passes(
         last = widget(n=n)
     await until(lambda: passes[-1] == last["metadata"]["resourceVersion"])
     assert len(passes) < 400
+
+
+async def test_a_child_that_claims_a_kind_nobody_knows(
+    cluster: Any, start: Any, widget: Any, until: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    labels = {
+        "app.kubernetes.io/managed-by": "capstan",
+        "capstan.dev/kind": "Gadget",
+        "capstan.dev/name": "g",
+    }
+    cluster.put(
+        "configmaps", {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "g", "labels": labels}}
+    )
+    widget(children=["a"])
+    start()
+    await until(lambda: (status_of(cluster) or {}).get("children") == ["a"])
+    assert "a bug" not in caplog.text

@@ -107,7 +107,6 @@ def _start(command: Sequence[str], environment: Mapping[str, str], tail: Tail) -
             environment,
             file_actions=[(os.POSIX_SPAWN_DUP2, child_out, 1), (os.POSIX_SPAWN_DUP2, child_err, 2)],
             setpgroup=0,
-            setsigmask=(),
             setsigdef=_RESET,
         )
     except OSError:

@@ -66,7 +66,7 @@ def only(manifests: Sequence[Manifest], kind: str) -> Manifest:
 
 @pytest.fixture(scope="session")
 def schemas(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Where kubeconform finds a strict JSON schema of every kind, made from Kubernetes' own OpenAPI documents.
+    """Where kubeconform finds a strict JSON schema of every kind, made from Kubernetes' own OpenAPI.
 
     They lie in the Go module that the local cluster is built from.
     """

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from capstan_operator.core.labels import KIND, OWNER
 from capstan_operator.core.model import Manifest, ObjectRef
 
 
@@ -73,5 +74,5 @@ def owner_of(obj: Manifest) -> Key | None:
     """Return the custom resource that a child's labels name, or None."""
     metadata = obj["metadata"]
     labels = metadata.get("labels") or {}
-    kind, name = labels.get("capstan.dev/kind"), labels.get("capstan.dev/name")
+    kind, name = labels.get(KIND), labels.get(OWNER)
     return Key(kind, metadata.get("namespace", ""), name) if kind and name else None

@@ -15,6 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
+from capstan_operator.core.labels import MANAGED_BY
 from capstan_operator.core.model import Kind, Manifest, Settings
 from capstan_operator.shell import health, login
 from capstan_operator.shell.apply import Applier
@@ -34,7 +35,7 @@ from capstan_operator.shell.watch import Reflector
 
 logger = logging.getLogger(__name__)
 
-SELECTOR = "app.kubernetes.io/managed-by=capstan"
+SELECTOR = f"{MANAGED_BY}=capstan"
 #: Seconds a pass in flight may take after SIGTERM, Events after that, and kopf to end.
 GRACE_PASSES, GRACE_EVENTS, GRACE_KOPF = 15.0, 3.0, 8.0
 

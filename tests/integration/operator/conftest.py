@@ -126,14 +126,13 @@ class Process:
         except OSError:
             return 0
 
-    def requests(self, *verbs: str) -> float:
-        """Return how many requests of these verbs were made so far."""
+    def requests(self, *verbs: str, code: str = "") -> float:
+        """Return how many requests of these verbs, with this answer, were made so far."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
             lines = answer.read().decode().splitlines()
         found = [line for line in lines if line.startswith("capstan_operator_api_requests_total")]
-        return sum(
-            float(line.split()[-1]) for line in found if any(f'verb="{verb}"' in line for verb in verbs)
-        )
+        wanted = [line for line in found if any(f'verb="{verb}"' in line for verb in verbs)]
+        return sum(float(line.split()[-1]) for line in wanted if f'code="{code}' in line)
 
     def kill(self) -> None:
         self.process.kill()

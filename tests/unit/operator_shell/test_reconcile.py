@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -21,6 +22,24 @@ from capstan_operator.shell.store import Store
 W = Key("Widget", "ns", "w")
 CONFIGMAPS = Resource("v1", "ConfigMap", "configmaps")
 WIDGETS = Resource("test.dev/v1", "Widget", "widgets")
+
+
+@pytest.fixture(autouse=True)
+def plain_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what stands in the way be one field of the status: the core's words are the core's to test."""
+
+    def conflict(plan: Plan, resource: Manifest, ref: ObjectRef, now: datetime) -> Plan:
+        problem = f"OwnershipConflict {ref.kind} {ref.name}"
+        return replace(plan, status=plan.status | {"problem": problem}, requeue_after=60.0)
+
+    def rejection(
+        plan: Plan, resource: Manifest, ref: ObjectRef, reason: str, message: str, now: datetime
+    ) -> Plan:
+        problem = f"{reason} {ref.kind} {ref.name}: {message}"
+        return replace(plan, status=plan.status | {"problem": problem}, requeue_after=60.0)
+
+    monkeypatch.setattr("capstan_operator.shell.reconcile.with_conflict", conflict)
+    monkeypatch.setattr("capstan_operator.shell.reconcile.with_rejection", rejection)
 
 
 class Rig:

@@ -27,18 +27,21 @@ RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
 
 # The locks as one list of requirements for each image. A later stage copies its own list, so it is built anew when
 # that list changes and not whenever the lock does.
-FROM tools AS lock
+# hadolint ignore=DL3006
+FROM ${BASE_IMAGE} AS lock
+COPY --from=tools /tools/bin/uv /usr/local/bin/uv
 WORKDIR /src
 COPY . .
-RUN /tools/bin/uv export --quiet --frozen --no-dev --no-emit-workspace --package capstan-operator -o /lock/operator.txt \
-    && /tools/bin/uv export --quiet --frozen --no-dev --no-emit-workspace --package capstan-serving --extra cpu -o /lock/serving-cpu.txt \
-    && /tools/bin/uv export --quiet --frozen --no-dev --no-emit-workspace --package capstan-serving --extra gpu -o /lock/serving-gpu.txt \
-    && /tools/bin/uv export --quiet --frozen --no-dev --project examples/digits -o /lock/trainer-cuda.txt \
-    && /tools/bin/uv export --quiet --frozen --no-dev --project examples/digits -o /lock/trainer-cpu.txt \
+RUN uv export --quiet --frozen --no-dev --no-emit-workspace --package capstan-operator -o /lock/operator.txt \
+    && uv export --quiet --frozen --no-dev --no-emit-workspace --package capstan-serving --extra cpu -o /lock/serving-cpu.txt \
+    && uv export --quiet --frozen --no-dev --no-emit-workspace --package capstan-serving --extra gpu -o /lock/serving-gpu.txt \
+    && uv export --quiet --frozen --no-dev --project examples/digits -o /lock/trainer-cuda.txt \
+    && uv export --quiet --frozen --no-dev --project examples/digits -o /lock/trainer-cpu.txt \
         --no-emit-package triton --no-emit-package nvidia-cudnn-cu13 --no-emit-package nvidia-nvtx
 
 # What every image starts from: the user, and an empty virtual environment. uv is mounted where it is needed and stays
-# outside; its settings do not. Bytecode is compiled here because a read-only root cannot keep it.
+# outside; its settings do not. Without a cache it links what it unpacks instead of copying gigabytes. Bytecode is
+# compiled here because a read-only root cannot keep it.
 # hadolint ignore=DL3006
 FROM ${BASE_IMAGE} AS base
 ENV PATH=/opt/capstan/bin:${PATH} \
@@ -48,9 +51,9 @@ ENV PATH=/opt/capstan/bin:${PATH} \
     PYTHONDONTWRITEBYTECODE=1
 RUN --mount=type=bind,from=tools,source=/tools/bin,target=/uv \
     groupadd --gid 65532 capstan \
-    && useradd --uid 65532 --gid 65532 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin capstan \
+    && useradd --no-log-init --uid 65532 --gid 65532 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin capstan \
     && mkdir -p /etc/uv \
-    && printf '%s\n' 'system-certs = true' 'python-downloads = "never"' 'link-mode = "copy"' \
+    && printf '%s\n' 'system-certs = true' 'python-downloads = "never"' 'no-cache = true' \
         '[pip]' 'compile-bytecode = true' 'no-deps = true' >/etc/uv/uv.toml \
     && /uv/uv venv --quiet --python python3 /opt/capstan
 
@@ -59,7 +62,6 @@ FROM ${RUST_IMAGE} AS native-source
 RUN apt-get update && apt-get install -y --no-install-recommends python3 && rm -rf /var/lib/apt/lists/*
 COPY serving /src
 RUN --mount=type=bind,from=tools,source=/tools/bin,target=/uv \
-    --mount=type=cache,target=/root/.cache/uv \
     --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     /uv/uv build --quiet --system-certs --python /usr/bin/python3 --wheel --out-dir /dist /src
@@ -79,7 +81,6 @@ RUN --mount=type=bind,from=tools,source=/tools/bin,target=/uv \
 FROM base AS operator
 COPY --from=lock /lock/operator.txt /opt/capstan/requirements.txt
 RUN --mount=type=bind,from=tools,source=/tools/bin,target=/uv \
-    --mount=type=cache,target=/root/.cache/uv \
     --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     /uv/uv pip install --quiet --require-hashes --requirement /opt/capstan/requirements.txt
 COPY --from=operator-project /opt/capstan /opt/capstan
@@ -114,7 +115,6 @@ FROM serving-${VARIANT} AS serving
 ARG VARIANT
 COPY --from=lock /lock/serving-${VARIANT}.txt /opt/capstan/requirements.txt
 RUN --mount=type=bind,from=tools,source=/tools/bin,target=/uv \
-    --mount=type=cache,target=/root/.cache/uv \
     --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     /uv/uv pip install --quiet --require-hashes --requirement /opt/capstan/requirements.txt \
     && mkdir /opt/capstan/lib/accelerator \
@@ -133,7 +133,6 @@ ENV OMP_NUM_THREADS=1 \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=lock /lock/trainer-${DEVICE}.txt /opt/capstan/requirements.txt
 RUN --mount=type=bind,from=tools,source=/tools/bin,target=/uv \
-    --mount=type=cache,target=/root/.cache/uv \
     --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     /uv/uv pip install --quiet --require-hashes --requirement /opt/capstan/requirements.txt
 WORKDIR /app

@@ -1,4 +1,4 @@
-"""Checkpoints as files: a crash at any moment leaves the one before whole; the newest is found by its name."""
+"""Checkpoints as files: a crash at any moment leaves the one before whole, to be found by its name."""
 
 import os
 import re

@@ -1,7 +1,7 @@
 """The data: 1,797 handwritten digits, 8 x 8 pixels of 0 to 16 each, and the share of them that is held out.
 
-`train.py` and `query.py` read it alike, so what the service is asked about is what the model has not seen. Nothing
-is downloaded: the digits ship in the scikit-learn package.
+`train.py` and `query.py` read it alike, so what the service is asked about is what the model has not seen.
+Nothing is downloaded: the digits ship in the scikit-learn package.
 """
 
 from typing import NamedTuple

@@ -3,8 +3,8 @@
     python query.py --http-url http://digits:8000 --grpc-url digits:8001 --model digits
 
 Each digit is asked about on its own and then all of them as one batch; the answers are compared with the
-labels. What was measured is printed as one line of JSON. The exit status is 1 if too many answers were wrong, or
-any request failed.
+labels. What was measured is printed as one line of JSON. The exit status is 1 if too many answers were wrong,
+or any request failed.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """The base image of a machine without a registry: a minimal Debian with Python.
 
-It is of the machine's own release, because the serving wheel is compiled here and must find in the image the C
-library that it found here.
+It is of the machine's own release, because the serving wheel is compiled here and must find in the image the
+C library that it found here.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What each image is made of. Its tag is the hash of exactly that, so an image that is there is never rebuilt.
+"""What each image is made of. Its tag is the hash of just that, so an image that is there is never rebuilt.
 
 Pure but for reading the files it is asked to hash.
 """

@@ -1,4 +1,4 @@
-"""The programs that build images: docker with buildx, and buildah, which needs neither engine nor registry."""
+"""What builds images: docker with buildx, or buildah, which needs neither engine nor registry."""
 
 import os
 from collections.abc import Mapping

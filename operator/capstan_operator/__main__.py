@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import yaml
+from kubernetes.aio.config import ConfigException
 
 from capstan_operator.api.crd import crds
 from capstan_operator.core.kinds import KINDS
@@ -34,7 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     chosen = options(parsed)
     logs.configure(chosen.log_level, chosen.log_format)
-    good = asyncio.run(_run(chosen))
+    try:
+        good = asyncio.run(_run(chosen))
+    except (ConfigException, OSError) as error:  # no cluster to talk to; the port is taken
+        logger.critical("cannot start: %s", error)
+        good = False
     logger.info("stopped" if good else "failed")
     return 0 if good else 1
 

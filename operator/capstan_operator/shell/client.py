@@ -7,7 +7,7 @@ The generated methods of kubernetes.aio validate everything with pydantic; `ApiC
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol
 from urllib.parse import urlencode
@@ -46,7 +46,7 @@ class Api(Protocol):
 
     def watch(
         self, resource: Resource, namespace: str | None, since: str, selector: str | None = None
-    ) -> AsyncIterator[Manifest]:
+    ) -> AsyncGenerator[Manifest, None]:
         """Yield raw watch events (type, object) after `since` until the server ends the stream."""
 
     async def apply(self, resource: Resource, manifest: Manifest) -> Manifest:
@@ -104,14 +104,14 @@ class KubernetesApi:
 
     async def watch(
         self, resource: Resource, namespace: str | None, since: str, selector: str | None = None
-    ) -> AsyncIterator[Manifest]:
+    ) -> AsyncGenerator[Manifest, None]:
         """See Api. A line that is not an event is a broken stream: Transient."""
         query = {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": since} | _selecting(
             selector
         )
         try:
             response = await self._request(
-                "watch", "GET", resource.path(namespace), query, timeout=WATCH_TIMEOUT
+                "watch", "GET", resource.path(namespace), query, limits=WATCH_TIMEOUT
             )
             async with response:
                 await _check(response)
@@ -191,14 +191,16 @@ class KubernetesApi:
         query: Mapping[str, str] | None = None,
         body: Manifest | None = None,
         content_type: str = JSON,
-        timeout: aiohttp.ClientTimeout = REQUEST_TIMEOUT,  # noqa: ASYNC109  (it is aiohttp's, and per phase)
+        limits: aiohttp.ClientTimeout | None = None,
     ) -> aiohttp.ClientResponse:
         url = self._host + path + ("?" + urlencode(query) if query else "")
         headers = {"Accept": JSON, "Content-Type": content_type, "User-Agent": FIELD_MANAGER}
         await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         code = "error"
         try:
-            answer = await self._client.call_api(method, url, headers, body, _request_timeout=timeout)
+            answer = await self._client.call_api(
+                method, url, headers, body, _request_timeout=limits or REQUEST_TIMEOUT
+            )
             response: aiohttp.ClientResponse = answer.response
             code = str(response.status)
             return response

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 
 from capstan_operator.core.model import Manifest
 from capstan_operator.shell.client import Api
@@ -83,9 +84,11 @@ class Reflector:
     async def _follow(self, since: str) -> None:
         while True:
             try:
-                async for event in self._api.watch(self._resource, self._namespace, since, self._selector):
-                    since = self._take_in(event, since)
-                    self._failures = 0
+                stream = self._api.watch(self._resource, self._namespace, since, self._selector)
+                async with aclosing(stream):
+                    async for event in stream:
+                        since = self._take_in(event, since)
+                        self._failures = 0
                 self._count("ended")
                 await self._pause(0.1)
             except ShellError as error:

@@ -39,6 +39,7 @@ class Fault:
     body: Any = None
     headers: dict[str, str] = field(default_factory=dict)
     times: int = 1
+    delay: float = 0
 
 
 class Cluster:
@@ -133,6 +134,7 @@ class Cluster:
                 fault.times -= 1
                 if fault.times <= 0:
                     self.faults.remove(fault)
+                await asyncio.sleep(fault.delay)
                 if fault.status == 0:
                     assert request.transport is not None
                     request.transport.abort()

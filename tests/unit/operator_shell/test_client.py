@@ -3,8 +3,10 @@
 import json
 from typing import Any
 
+import aiohttp
 import pytest
 from capstan_operator.core.model import ObjectRef
+from capstan_operator.shell import client
 from capstan_operator.shell.client import KubernetesApi, error_of
 from capstan_operator.shell.errors import Gone, Rejected, ShellError, Stale, Transient
 from capstan_operator.shell.keys import Resource
@@ -133,3 +135,12 @@ async def test_the_token_is_asked_for_at_every_request(cluster: Any, metrics: Me
     await api.get(CONFIGMAPS, "ns", "a")
     await api.close()
     assert cluster.tokens == ["bearer one", "bearer two"]
+
+
+async def test_a_server_that_does_not_answer_in_time_is_transient(
+    cluster: Any, api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "REQUEST_TIMEOUT", aiohttp.ClientTimeout(total=0.05))
+    cluster.fail("GET", 500, delay=1)
+    with pytest.raises(Transient, match="Timeout"):
+        await api.get(CONFIGMAPS, "ns", "a")

@@ -6,8 +6,10 @@ import random
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import aiohttp
 import pytest
 from capstan_operator.core.model import Manifest
+from capstan_operator.shell import client
 from capstan_operator.shell.client import KubernetesApi
 from capstan_operator.shell.keys import Key, Resource, owner_of
 from capstan_operator.shell.metrics import Metrics
@@ -223,3 +225,26 @@ async def test_losing_the_label_is_a_deletion_and_regaining_it_is_not_missed(
     await until(lambda: not watched.values())
     cluster.put("configmaps", configmap("a", "back"))
     await until(lambda: watched.values() == {"a": "back"})
+
+
+async def test_a_stream_gone_silent_is_given_up(
+    cluster: Any, watched: Watched, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "WATCH_TIMEOUT", aiohttp.ClientTimeout(total=None, sock_read=0.1))
+    cluster.mangle = lambda lines: []
+    await until(lambda: cluster.watches >= 3)
+    cluster.put("configmaps", configmap("a"))
+    cluster.mangle = lambda lines: lines
+    await until(lambda: watched.values() == {"a": "x"})
+
+
+async def test_a_list_now_and_then_finds_what_no_watch_told(
+    cluster: Any, watched: Watched, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("capstan_operator.shell.watch.RELIST_EVERY", 0.1)
+    cluster.put("configmaps", configmap("a"))
+    cluster.compact()
+    await until(lambda: "a" in watched.values())
+    cluster.vanish("configmaps", "ns", "a")
+    await until(lambda: not watched.values())
+    assert watched.restarts("resync") >= 1

@@ -88,11 +88,14 @@ USER 65532:65532
 ENTRYPOINT ["capstan-operator"]
 CMD ["run"]
 
-# --- agent: no dependency but Python itself
-FROM base AS agent
-COPY agent /tmp/src
-RUN --mount=type=bind,from=tools,source=/tools/bin,target=/uv \
-    /uv/uv pip install --quiet --offline /tmp/src && rm -rf /tmp/src
+# --- agent: nothing but its runtime, which brings its own interpreter and C library and copies itself into users' pods
+FROM base AS agent-runtime
+COPY agent /src
+RUN PYTHONPATH=/src python3 -m capstan_agent install --termination-log /dev/null /opt/agent
+
+FROM scratch AS agent
+COPY --from=agent-runtime /opt/agent /opt/agent
+ENV PATH=/opt/agent
 USER 65532:65532
 ENTRYPOINT ["capstan-agent"]
 

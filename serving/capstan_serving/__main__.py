@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from typing import NoReturn
 
 from capstan_serving import catalog, repository, settings, table, termination
 from capstan_serving._native import Server
@@ -23,7 +24,7 @@ class StartError(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the server. The exit code is 0 after a drain, 1 when it could not start, 2 for bad flags."""
+    """Run the server. 0 after a drain, 1 when it could not start or not drain in time, 2 for bad flags."""
     chosen = settings.parse(sys.argv[1:] if arguments is None else arguments, os.environ)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     stop = threading.Event()
@@ -54,6 +55,16 @@ def serve(chosen: Settings, stop: threading.Event) -> None:
     except OSError as error:
         raise StartError("AddressUnavailable", f"{error}; choose another port or address") from error
     control.statistics = server.statistics
+    try:
+        _run(chosen, models, server, stop)
+    finally:
+        _log.info("draining")
+        if not server.drain(chosen.drain_timeout):
+            _abandon(chosen)
+        _log.info("drained")
+
+
+def _run(chosen: Settings, models: Catalog, server: Server, stop: threading.Event) -> None:
     doors = [
         ("HTTP", f"{chosen.host}:{server.http_port}"),
         ("gRPC", f"{chosen.host}:{server.grpc_port}"),
@@ -69,11 +80,15 @@ def serve(chosen: Settings, stop: threading.Event) -> None:
         server.set_ready(True)
         _log.info("ready")
     stop.wait()
-    _log.info("draining")
-    if server.drain(chosen.drain_timeout):
-        _log.info("drained")
-    else:
-        _log.warning("requests were still open after %s s and are abandoned", chosen.drain_timeout)
+
+
+def _abandon(chosen: Settings) -> NoReturn:
+    """End the process although threads still execute: the interpreter cannot be taken down around them."""
+    message = f"requests were still open {chosen.drain_timeout} s after the drain began and are abandoned"
+    _log.warning(message)
+    termination.write(chosen.termination_log, "DrainTimeout", message, EXIT_FAILED)
+    logging.shutdown()
+    os._exit(EXIT_FAILED)
 
 
 def _load(chosen: Settings, models: Catalog, server: Server, stop: threading.Event) -> None:
@@ -85,7 +100,7 @@ def _load(chosen: Settings, models: Catalog, server: Server, stop: threading.Eve
     except OSError as error:
         raise StartError(
             "ModelRepositoryUnavailable",
-            f"the model repository {chosen.model_repository} cannot be read ({error}); check --model-repository",
+            f"the model repository cannot be read ({error}); check --model-repository and the folder's mode",
         ) from error
 
 

@@ -1,7 +1,5 @@
-"""The native front end, `serving/native`."""
-
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from numpy.typing import NDArray
 
@@ -9,29 +7,27 @@ from .control import Control
 from .counters import ModelStatistics
 from .signature import Signature
 
+# Upper bounds of `ModelStatistics.duration_buckets`, which has one more, without bound.
 DURATION_BOUNDS_US: tuple[int, ...]
-"""Upper bounds of `ModelStatistics.duration_buckets`, which has one more, without bound."""
 
+# What a backend executes.
 class Batch:
-    """What a backend executes."""
-
-    def __new__(cls, inputs: dict[str, NDArray[Any]], outputs: tuple[str, ...]) -> Batch: ...
+    def __new__(cls, inputs: dict[str, NDArray[Any]], outputs: tuple[str, ...]) -> Self: ...
+    # Read-only views on the requests' buffers, by name; BYTES are object arrays, BF16 are uint16.
     @property
-    def inputs(self) -> dict[str, NDArray[Any]]:
-        """Read-only views on the requests' buffers, by name; BYTES are object arrays, BF16 are uint16."""
+    def inputs(self) -> dict[str, NDArray[Any]]: ...
+    # What to return, in this order.
     @property
-    def outputs(self) -> tuple[str, ...]:
-        """What to return, in this order."""
+    def outputs(self) -> tuple[str, ...]: ...
 
+# A request's bytes, for memoryview() and numpy.
 class Memory:
-    """A request's bytes, for memoryview() and numpy."""
-
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def __len__(self) -> int: ...
 
+# The front end. It listens from its creation on, and is ready when it is told so.
 class Server:
-    """The front end. It listens from its creation on, and is ready when it is told so."""
-
+    # Listen on the ports for HTTP, gRPC and metrics (0: any). OSError when one is taken.
     def __new__(
         cls,
         control: Control,
@@ -40,8 +36,7 @@ class Server:
         ports: tuple[int, int, int],
         max_request_bytes: int,
         queue_size: int,
-    ) -> Server:
-        """Listen on the ports for HTTP, gRPC and metrics (0: any). OSError when one is taken."""
+    ) -> Self: ...
     @property
     def http_port(self) -> int: ...
     @property
@@ -51,6 +46,7 @@ class Server:
     @property
     def ready(self) -> bool: ...
     def set_ready(self, ready: bool) -> None: ...
+    # Serve a model: `workers` threads call `execute`.
     def add_model(
         self,
         name: str,
@@ -59,10 +55,9 @@ class Server:
         signature: Signature,
         execute: Callable[[Batch], Sequence[NDArray[Any]]],
         workers: int,
-    ) -> None:
-        """Serve a model: `workers` threads call `execute`."""
-    def add_failed_model(self, name: str, version: int) -> None:
-        """Answer requests for this version with UNAVAILABLE."""
-    def drain(self, timeout: float) -> bool:
-        """Stop accepting and finish what was accepted; whether that was done within `timeout` seconds."""
+    ) -> None: ...
+    # Answer requests for this version with UNAVAILABLE.
+    def add_failed_model(self, name: str, version: int) -> None: ...
+    # Stop accepting and finish what was accepted; whether that was done within `timeout` seconds.
+    def drain(self, timeout: float) -> bool: ...
     def statistics(self) -> list[ModelStatistics]: ...

@@ -19,19 +19,19 @@ class ServingError(Exception):
     code: ClassVar[str]
 
 
-class InvalidArgument(ServingError):  # noqa: N818 - named after its code
+class InvalidArgument(ServingError):
     """The request cannot be right, whenever it is sent."""
 
     code = "INVALID_ARGUMENT"
 
 
-class NotFound(ServingError):  # noqa: N818 - named after its code
+class NotFound(ServingError):
     """There is nothing of that name."""
 
     code = "NOT_FOUND"
 
 
-class MethodNotAllowed(ServingError):  # noqa: N818 - named after its code
+class MethodNotAllowed(ServingError):
     """The route exists for `allow` only."""
 
     code = "METHOD_NOT_ALLOWED"
@@ -41,7 +41,7 @@ class MethodNotAllowed(ServingError):  # noqa: N818 - named after its code
         self.allow = allow
 
 
-class Unavailable(ServingError):  # noqa: N818 - named after its code
+class Unavailable(ServingError):
     """The server or the model cannot answer at the moment."""
 
     code = "UNAVAILABLE"

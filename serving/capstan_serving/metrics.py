@@ -17,7 +17,11 @@ __all__ = ["CONTENT_TYPE", "exposition"]
 
 _COUNTERS: tuple[tuple[str, str, Callable[[ModelStatistics], int]], ...] = (
     ("nv_inference_request_success", "Successful inference requests", lambda model: model["success"][0]),
-    ("nv_inference_count", "Inferences: a batch counts as many as its rows", lambda model: model["inferences"]),
+    (
+        "nv_inference_count",
+        "Inferences: a batch counts as many as its rows",
+        lambda model: model["inferences"],
+    ),
     ("nv_inference_exec_count", "Executions of the model", lambda model: model["executions"]),
     (
         "nv_inference_request_duration_us",

@@ -41,7 +41,9 @@ def scan(repository: Path) -> Iterator[Found]:
         except ModelLoadError as error:
             yield Found(_printable(folder.name), version, None, str(error))
         except OSError as error:
-            yield Found(_printable(folder.name), version, None, f"{folder} cannot be read ({error}); check its mode")
+            yield Found(
+                _printable(folder.name), version, None, f"{folder} cannot be read ({error}); check its mode"
+            )
 
 
 def _latest(root: Path, folder: Path) -> int:

@@ -47,12 +47,19 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     )
     parser.add_argument("--version", action="version", version=f"capstan-serving {__version__}")
     add = parser.add_argument
-    add("--model-repository", type=Path, metavar="DIR", help="folder of <model>/<version>/model.onnx (required)")
+    add(
+        "--model-repository",
+        type=Path,
+        metavar="DIR",
+        help="folder of <model>/<version>/model.onnx (required)",
+    )
     add("--host", default="0.0.0.0", help="address to listen on (%(default)s)")  # noqa: S104 - a pod's server
     add("--http-port", type=_port, default=8000, metavar="PORT", help="HTTP/1.1 (%(default)s; 0: any)")
     add("--grpc-port", type=_port, default=8001, metavar="PORT", help="gRPC (%(default)s; 0: any)")
     add("--metrics-port", type=_port, default=8002, metavar="PORT", help="/metrics (%(default)s; 0: any)")
-    add("--workers", type=_count, default=2, metavar="N", help="inference threads of each model (%(default)s)")
+    add(
+        "--workers", type=_count, default=2, metavar="N", help="inference threads of each model (%(default)s)"
+    )
     add(
         "--queue-size",
         type=_count,
@@ -90,7 +97,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
 
 def _defaults(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
     """Take defaults from the environment; argparse converts and checks them as it does flags."""
-    for action in parser._actions:  # noqa: SLF001 - there is no public way to list them
+    for action in parser._actions:  # there is no public way to list them
         text = environment.get(PREFIX + action.dest.upper())
         if text is None or action.dest in ("help", "version"):
             continue

@@ -130,5 +130,8 @@ def _spec(file: Path, tensor: ort.NodeArg) -> TensorSpec:
 def _reason(file: Path, error: Exception) -> str:
     said = str(error).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(error, _UNREADABLE) or "No graph was found" in said:
-        return f"{file} is not a whole ONNX model ({said}); export it again, or copy it again if it was cut off"
-    return f"{file} cannot be loaded by ONNX Runtime {ort.__version__} ({said}); correct the model and export it again"
+        return (
+            f"{file} is not a whole ONNX model ({said}); export it again, or copy it again if it was cut off"
+        )
+    runtime = f"ONNX Runtime {ort.__version__}"
+    return f"{file} cannot be loaded by {runtime} ({said}); correct the model and export it again"

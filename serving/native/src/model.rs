@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -32,6 +32,8 @@ pub struct Model {
     queue: Mutex<Queue>,
     work: Condvar,
     capacity: usize,
+    /// Nothing is sent: it is disconnected once every worker has ended.
+    workers: Mutex<mpsc::Receiver<()>>,
 }
 
 #[derive(Default)]
@@ -58,6 +60,7 @@ impl Model {
         workers: usize,
         capacity: usize,
     ) -> std::io::Result<Arc<Self>> {
+        let (alive, ended) = mpsc::channel();
         let model = Arc::new(Self {
             name,
             version,
@@ -67,12 +70,15 @@ impl Model {
             queue: Mutex::default(),
             work: Condvar::new(),
             capacity,
+            workers: Mutex::new(ended),
         });
         for index in 0..workers {
             let worker = Arc::clone(&model);
+            let alive = alive.clone();
             std::thread::Builder::new()
                 .name(format!("infer-{index}-{}", model.name.escape_default()))
                 .spawn(move || {
+                    let _alive = alive;
                     while let Some(batch) = worker.take() {
                         worker.run(batch);
                     }
@@ -85,6 +91,12 @@ impl Model {
     pub fn close(&self) {
         self.lock().closed = true;
         self.work.notify_all();
+    }
+
+    /// Wait for the workers of a closed model to end. Whether they did in time.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        workers.recv_timeout(timeout) == Err(mpsc::RecvTimeoutError::Disconnected)
     }
 
     /// Requests that wait for a worker.
@@ -318,7 +330,6 @@ mod tests {
     use crate::request::Wanted;
     use crate::signature::TensorSpec;
     use bytes::Bytes;
-    use std::sync::mpsc;
 
     /// Echoes its input, once it is let; refuses a batch that holds the byte 13.
     struct Echo {
@@ -441,7 +452,9 @@ mod tests {
                 .contains("panicked")
         );
         assert_eq!(model.counters.cancelled.load(Relaxed), 1);
+        assert!(!model.wait(Duration::ZERO));
         model.close();
+        assert!(model.wait(Duration::from_secs(10)));
     }
 
     #[test]

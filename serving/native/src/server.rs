@@ -2,8 +2,8 @@
 
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -26,6 +26,9 @@ const FRAME: u32 = 1 << 20;
 /// Between attempts to accept when the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// What the threads that answer for the control side get to come to an end.
+const GRACE: Duration = Duration::from_millis(200);
+
 #[derive(Clone, Copy)]
 enum Door {
     Http,
@@ -39,7 +42,8 @@ pub struct Server {
     pub http_port: u16,
     pub grpc_port: u16,
     pub metrics_port: u16,
-    runtime: Runtime,
+    /// Until the drain.
+    runtime: Mutex<Option<Runtime>>,
     /// Every connection and listener holds a receiver: when none is left, all is done.
     stop: watch::Sender<bool>,
 }
@@ -82,23 +86,34 @@ impl Server {
             http_port,
             grpc_port,
             metrics_port,
-            runtime,
+            runtime: Mutex::new(Some(runtime)),
             stop,
         })
     }
 
-    /// Stop accepting, finish what was accepted, and close the models. Whether that was done in time.
+    /// Stop accepting, finish what was accepted, and end every thread. Whether that was done in time; if
+    /// not, some of them still run.
     pub fn drain(&self, timeout: Duration) -> bool {
+        let runtime = self
+            .runtime
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(runtime) = runtime else { return true };
+        let deadline = Instant::now() + timeout;
+        let left = || deadline.saturating_duration_since(Instant::now());
         self.state.begin_drain();
         self.stop.send_replace(true);
-        let done = self
-            .runtime
+        let answered = runtime
             .block_on(async { tokio::time::timeout(timeout, self.stop.closed()).await })
             .is_ok();
-        for model in self.state.models() {
+        let models = self.state.models();
+        for model in &models {
             model.close();
         }
-        done
+        let ended = models.iter().all(|model| model.wait(left()));
+        runtime.shutdown_timeout(left().max(GRACE));
+        answered && ended
     }
 }
 

@@ -5,7 +5,6 @@ use std::ffi::{c_int, c_void};
 use std::time::Instant;
 
 use bytes::Bytes;
-use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -180,25 +179,23 @@ impl PythonBackend {
             )));
         }
         let mut array = array;
-        let mut buffer = PyUntypedBuffer::get(&array)?;
-        if !buffer.is_c_contiguous() {
+        if !array
+            .getattr("flags")?
+            .get_item("C_CONTIGUOUS")?
+            .extract()?
+        {
             array = self.contiguous.bind(py).call1((array,))?;
-            buffer = PyUntypedBuffer::get(&array)?;
         }
-        // SAFETY: a contiguous buffer of that length, which nobody writes to any more: the backend has
-        // handed the array over.
-        let bytes = unsafe {
-            match buffer.len_bytes() {
-                0 => &[],
-                length => std::slice::from_raw_parts(buffer.buf_ptr().cast::<u8>(), length),
-            }
-        };
-        let data = if bytes.len() <= COPY_UP_TO {
+        let (address, length) = contents(&array)?;
+        // SAFETY: the array owns this memory, and nobody writes to it any more: the backend has handed it
+        // over.
+        let bytes = unsafe { std::slice::from_raw_parts(address as *const u8, length) };
+        let data = if length <= COPY_UP_TO {
             Bytes::copy_from_slice(bytes)
         } else {
             Bytes::from_owner(Kept {
-                address: bytes.as_ptr() as usize,
-                length: bytes.len(),
+                address,
+                length,
                 _array: array.unbind(),
             })
         };
@@ -251,6 +248,26 @@ impl Backend for PythonBackend {
             self.run(py, inputs, outputs)
                 .map_err(|error| -> Failure { super::failure(py, error, &self.doing) })
         })
+    }
+}
+
+/// Where a contiguous array's bytes lie, and how many they are. The buffer is given back at once: the
+/// memory stays as long as the array does.
+fn contents(array: &Bound<'_, PyAny>) -> PyResult<(usize, usize)> {
+    let mut view = std::mem::MaybeUninit::<ffi::Py_buffer>::uninit();
+    // SAFETY: the view is filled when 0 is returned, and released once.
+    unsafe {
+        if ffi::PyObject_GetBuffer(array.as_ptr(), view.as_mut_ptr(), ffi::PyBUF_SIMPLE) != 0 {
+            return Err(PyErr::fetch(array.py()));
+        }
+        let mut view = view.assume_init();
+        let length = view.len as usize;
+        let address = match length {
+            0 => std::ptr::NonNull::<u8>::dangling().as_ptr() as usize,
+            _ => view.buf as usize,
+        };
+        ffi::PyBuffer_Release(&mut view);
+        Ok((address, length))
     }
 }
 

@@ -1,0 +1,60 @@
+"""The command line: flags, then the environment, then defaults."""
+
+import pytest
+from capstan_serving.settings import PREFIX, parse
+
+
+def test_defaults_are_tritons_ports_and_a_strict_start():
+    settings = parse(["--model-repository", "models"], {})
+    assert (settings.http_port, settings.grpc_port, settings.metrics_port) == (8000, 8001, 8002)
+    assert settings.exit_on_error
+    assert settings.termination_log is None
+
+
+def test_flags_win_over_the_environment():
+    environment = {
+        PREFIX + "MODEL_REPOSITORY": "here",
+        PREFIX + "HTTP_PORT": "9000",
+        PREFIX + "EXIT_ON_ERROR": "false",
+        PREFIX + "TERMINATION_LOG": "/tmp/log",
+    }
+    settings = parse(["--http-port", "7000"], environment)
+    assert str(settings.model_repository) == "here"
+    assert settings.http_port == 7000
+    assert not settings.exit_on_error
+    assert str(settings.termination_log) == "/tmp/log"
+    assert parse(["--exit-on-error"], environment).exit_on_error
+
+
+def test_what_the_operator_renders_is_understood():
+    arguments = (
+        "--model-repository /var/run/capstan/models --http-port 8000 --grpc-port 8001 --metrics-port 8002"
+    )
+    parse([*arguments.split(), "--termination-log", "/dev/termination-log"], {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "said"),
+    [
+        ([], {}, "--model-repository is required"),
+        (["--model-repository", "m", "--http-port", "70000"], {}, "70000 is no port"),
+        (["--model-repository", "m", "--workers", "0"], {}, "0 is not above 0"),
+        (["--model-repository", "m", "--drain-timeout", "nan"], {}, "between 0 and 86400"),
+        (["--model-repository", "m"], {PREFIX + "WORKERS": "many"}, "many"),
+        (["--model-repository", "m"], {PREFIX + "EXIT_ON_ERROR": "maybe"}, "true or false"),
+        (["--model-repository", "m", "--unknown"], {}, "--unknown"),
+    ],
+)
+def test_bad_settings_are_explained(arguments, environment, said, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(arguments, environment)
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_help_shows_how_to_start(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--help"], {})
+    shown = capsys.readouterr().out
+    assert "models/digits/1/model.onnx" in shown
+    assert "CAPSTAN_SERVING_HTTP_PORT" in shown

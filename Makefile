@@ -10,9 +10,10 @@ export UV_PYTHON_DOWNLOADS := never
 CONTEXT ?=
 REGISTRY ?=
 TAG ?=
+GPU ?=
 
 RUN := uv run --no-sync
-PYTHON_SOURCES := operator serving agent cluster demo examples scripts tests
+PYTHON_SOURCES := operator serving agent cluster images demo examples tests
 CRATE := serving/native/Cargo.toml
 
 .DEFAULT_GOAL := help
@@ -42,6 +43,11 @@ format: sync ## format Python and Rust
 cluster: bootstrap ## build what is missing and boot the local Kubernetes
 	@uv sync --quiet --frozen --inexact --package capstan-demo
 	@$(RUN) capstan-cluster up
+
+images: ## build the images; REGISTRY=... [TAG=...] pushes them there; GPU=1 the variants for NVIDIA GPUs
+	@scripts/bootstrap all
+	@uv sync --quiet --frozen --inexact --package capstan-demo
+	@$(RUN) capstan-images $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(TAG),--tag $(TAG)) $(if $(GPU),--gpu)
 
 down: ## stop the local Kubernetes and remove what it left on this machine
 	@scripts/bootstrap python

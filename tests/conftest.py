@@ -1,4 +1,4 @@
-"""Fixtures for every test that needs a cluster: Capstan as a user has it, images and chart, on a real Kubernetes."""
+"""What tests on a cluster start from: Capstan as a user has it, images and chart, on a real Kubernetes."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,7 @@
-"""`make demo`: from `kubectl apply` to an answered query, told step by step. Exits non-zero when any of it fails."""
+"""`make demo`: from `kubectl apply` to an answered query, told step by step.
+
+Exits non-zero when any of it fails.
+"""
 
 import argparse
 import os
@@ -24,10 +27,16 @@ make down    # take all of it away again"""
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
-    options = argparse.ArgumentParser(prog="capstan-demo", description=__doc__)
-    options.add_argument("--context", help="a context of your kubeconfig; without one, a local cluster is booted")
+    options = argparse.ArgumentParser(
+        prog="capstan-demo", description="Train, export, serve and query a model on a Kubernetes cluster."
+    )
+    options.add_argument(
+        "--context", help="a context of your kubeconfig; without one, a local cluster is booted"
+    )
     options.add_argument("--registry", help="take the images from this registry instead of building them")
-    options.add_argument("--tag", default="0.1.0", help="the images' tag in that registry (default: %(default)s)")
+    options.add_argument(
+        "--tag", default="0.1.0", help="the images' tag in that registry (default: %(default)s)"
+    )
     options.add_argument("--install-only", action="store_true", help="stop when Capstan runs on the cluster")
     return options
 
@@ -49,16 +58,20 @@ def tell(arguments: argparse.Namespace) -> None:
     if arguments.install_only:
         return
     with digits.explaining(kube, story.say):
-        with story.step(f"A namespace, {digits.NAMESPACE}, that enforces the restricted Pod Security Standard"):
+        with story.step(
+            f"A namespace, {digits.NAMESPACE}, that enforces the restricted Pod Security Standard"
+        ):
             digits.prepare(kube)
-        with story.step("Train: PyTorch, two replicas, handwritten digits (manifests/samples/trainingjob-digits.yaml)"):
+        with story.step(
+            "Train: PyTorch, two replicas, handwritten digits (manifests/samples/trainingjob-digits.yaml)"
+        ):
             job = digits.train(kube, images["trainer"], story.say)
             story.say(kube.run("get", "trainingjobs", "-n", digits.NAMESPACE).strip())
         with story.step("Serve: the model it wrote (manifests/samples/inferenceservice-digits.yaml)"):
             service = digits.serve(kube, story.say)
             story.say(kube.run("get", "inferenceservices", "-n", digits.NAMESPACE).strip())
         with story.step("Query: every held-out digit, over HTTP and gRPC, with the real tritonclient"):
-            measured = digits.query(kube, images["trainer"], service, story.say)
+            measured = digits.query(kube, images["trainer"], service)
     print(f"{report.outcome(job, service, measured)}\n\nTime per step\n{table(story.times())}\n")
     if short := report.problems(job, service, measured):
         raise digits.DemoError("\n".join(short))

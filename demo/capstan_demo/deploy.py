@@ -1,4 +1,4 @@
-"""Puts Capstan on a cluster: images built and loaded (or pulled from a registry), the chart installed with helm."""
+"""Puts Capstan on a cluster, from its chart, with helm."""
 
 import json
 import subprocess
@@ -30,7 +30,8 @@ def install(kube: Kube, helm: str, images: Mapping[str, str], say: Callable[[str
     ]  # fmt: skip
     done = subprocess.run(
         command,
-        env=kube.environment, input=json.dumps(values(images)), capture_output=True, text=True, check=False, timeout=300,
+        env=kube.environment, input=json.dumps(values(images)),
+        capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     if done.returncode != 0:
         raise HelmError(done.stderr.strip())

@@ -1,6 +1,6 @@
-"""The demo's acts on the cluster: train the digits model, serve it, query it. The samples are used as they stand.
+"""The demo's acts on the cluster: train the digits model, serve it, query it.
 
-Only what differs between clusters is changed in them: the image, and the accelerator where no node offers it.
+The samples are used as they stand. Only what differs between clusters is changed in them: the image, and the accelerator where no node offers it.
 """
 
 import copy
@@ -19,6 +19,7 @@ from capstan_demo.kube import Kube, Manifest, condition
 
 NAMESPACE = "capstan-demo"
 NAME = "digits"
+CHILDREN = f"capstan.dev/kind=TrainingJob,capstan.dev/name={NAME}"
 RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")}
 SAMPLES = ROOT / "manifests" / "samples"
 QUERY_JOB = Path(__file__).with_name("query-job.yaml")
@@ -43,7 +44,9 @@ def offers(kube: Kube, resource: str) -> bool:
 
 def prepare(kube: Kube) -> None:
     """Make the demo's namespace, with nothing of an earlier demo left in it."""
-    kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": RESTRICTED}})
+    kube.apply(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": RESTRICTED}}
+    )
     kube.delete("inferenceservice", NAME, NAMESPACE)
     kube.delete("trainingjob", NAME, NAMESPACE)
     kube.delete("job", "query", NAMESPACE)
@@ -67,7 +70,7 @@ def train(kube: Kube, image: str, say: Say) -> Manifest:
         changes(job)
         if job.get("status", {}).get("phase") == "Running" and not following.is_set():
             following.set()
-            follower.append(threading.Thread(target=follow_log, args=(kube, job, say), daemon=True))
+            follower.append(threading.Thread(target=follow_log, args=(kube, say), daemon=True))
             follower[0].start()
 
     changes = Changes(say)
@@ -82,15 +85,14 @@ def train(kube: Kube, image: str, say: Say) -> Manifest:
     return job
 
 
-def follow_log(kube: Kube, job: Manifest, say: Say) -> None:
+def follow_log(kube: Kube, say: Say) -> None:
     """Print what the first replica prints, as it prints it."""
-    selector = f"capstan.dev/kind=TrainingJob,capstan.dev/name={job['metadata']['name']},batch.kubernetes.io/job-completion-index=0"
+    selector = f"{CHILDREN},batch.kubernetes.io/job-completion-index=0"
     with subprocess.Popen(
         kube.command("logs", "-n", NAMESPACE, "-l", selector, "-c", "trainer", "--follow", "--tail=-1"),
         env=kube.environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     ) as process:  # fmt: skip
-        assert process.stdout is not None
-        for line in process.stdout:
+        for line in process.stdout or ():
             say(f"| {line.rstrip()}")
 
 
@@ -105,7 +107,7 @@ def serve(kube: Kube, say: Say) -> Manifest:
     )  # fmt: skip
 
 
-def query(kube: Kube, image: str, service: Manifest, say: Say) -> dict[str, Any]:
+def query(kube: Kube, image: str, service: Manifest) -> dict[str, Any]:
     """Query the service from a pod with the real tritonclient; return what it measured."""
     job = yaml.safe_load(QUERY_JOB.read_text())
     container = job["spec"]["template"]["spec"]["containers"][0]
@@ -132,8 +134,11 @@ class Changes:
         self._say, self._last = say, ""
 
     def __call__(self, resource: Manifest) -> None:
+        """Look at the resource once."""
         ready = condition(resource, "Ready")
-        line = f"{resource.get('status', {}).get('phase', 'Accepted')}: {ready.get('message', '')}".rstrip(": ")
+        line = f"{resource.get('status', {}).get('phase', 'Accepted')}: {ready.get('message', '')}".rstrip(
+            ": "
+        )
         if line != self._last:
             self._last = line
             self._say(line)

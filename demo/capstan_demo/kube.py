@@ -29,7 +29,7 @@ class WaitTimeout(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Kube:
-    """One cluster, as one kubeconfig context names it. `kubeconfig` is a path, or several as in KUBECONFIG."""
+    """One cluster, as a kubeconfig context names it. `kubeconfig`: a path, or several as in KUBECONFIG."""
 
     kubeconfig: str
     context: str
@@ -51,13 +51,23 @@ class Kube:
             env=self.environment, input=stdin, capture_output=True, text=True, timeout=timeout, check=False,
         )  # fmt: skip
         if done.returncode != 0:
-            raise KubectlError(done.stderr.strip() or f"kubectl {' '.join(args)} exited with {done.returncode}")
+            raise KubectlError(
+                done.stderr.strip() or f"kubectl {' '.join(args)} exited with {done.returncode}"
+            )
         return done.stdout
 
     def apply(self, *manifests: Manifest, namespace: str | None = None) -> str:
         """Apply manifests server-side, as `kubectl apply --server-side -f -` does."""
         where = ["-n", namespace] if namespace else []
-        return self.run("apply", "--server-side", "--force-conflicts", *where, "-f", "-", stdin=yaml.safe_dump_all(manifests))
+        return self.run(
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            *where,
+            "-f",
+            "-",
+            stdin=yaml.safe_dump_all(manifests),
+        )
 
     def get(self, kind: str, name: str, namespace: str | None = None) -> Manifest | None:
         """Return one object, or None when there is none of that name."""
@@ -107,7 +117,11 @@ class Kube:
                 seen(found)
             return bool(found) and met(found)
 
-        until(look, seconds=seconds, last=lambda: f"{kind} {namespace}/{name}: {json.dumps(found.get('status', {}), indent=1)}")
+        until(
+            look,
+            seconds=seconds,
+            last=lambda: f"{kind} {name}: {json.dumps(found.get('status', {}), indent=1)}",
+        )
         return found
 
     @contextmanager
@@ -121,9 +135,8 @@ class Kube:
         )
         try:
             local: dict[int, int] = {}
-            assert process.stdout is not None
             while len(local) < len(ports):
-                line = process.stdout.readline()
+                line = process.stdout.readline() if process.stdout else ""
                 if not line:
                     raise KubectlError(f"port-forward to {resource} ended with {process.wait()}")
                 if line.startswith("Forwarding from 127.0.0.1:"):

@@ -34,18 +34,20 @@ def outcome(job: Manifest, service: Manifest, measured: Manifest) -> str:
     """Return the closing table."""
     status, model = job["status"], service["status"]["model"]
     rows: list[tuple[str, ...]] = [
-        ("training job", f"{job['metadata']['name']}: {job['spec']['framework']}, {job['spec']['replicas']} replicas"),
+        (
+            "training job",
+            f"{job['metadata']['name']}: {job['spec']['framework']}, {job['spec']['replicas']} replicas",
+        ),
         ("duration", f"{seconds_between(status['startTime'], status['completionTime']):.0f} s"),
-        ("held-out digits", f"{measured['http']['accuracy']:.1%} right ({MINIMUM_ACCURACY:.0%} or more wanted)"),
+        (
+            "held-out digits",
+            f"{measured['http']['accuracy']:.1%} right ({MINIMUM_ACCURACY:.0%} or more wanted)",
+        ),
         ("model", f"{model['name']}, version {model['version']}, {model['digest'][:19]}..."),
     ]
     for protocol in ("http", "grpc"):
         result = measured[protocol]
-        rows.append(
-            (
-                protocol.upper().replace("GRPC", "gRPC"),
-                f"{result['requests']} requests answered, {result['accuracy']:.1%} right,"
-                f" p50 {result['p50_ms']:.2f} ms, p99 {result['p99_ms']:.2f} ms",
-            )
-        )
+        answered = f"{result['requests']} requests answered, {result['accuracy']:.1%} right"
+        times = f"p50 {result['p50_ms']:.2f} ms, p99 {result['p99_ms']:.2f} ms"
+        rows.append(({"http": "HTTP", "grpc": "gRPC"}[protocol], f"{answered}, {times}"))
     return table(rows)

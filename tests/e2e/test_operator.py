@@ -37,4 +37,6 @@ def test_killed_at_any_moment_the_operator_loses_nothing(
     assert phase(job) == "Succeeded"
     assert job["status"]["attempt"] == 1
     assert len(kube.list("jobs", namespace, "capstan.dev/name=job")) == 1
-    kube.run("rollout", "status", "-n", NAMESPACE, "deployment", "-l", OPERATOR, "--timeout=120s", timeout=130)
+    kube.run(
+        "rollout", "status", "-n", NAMESPACE, "deployment", "-l", OPERATOR, "--timeout=120s", timeout=130
+    )

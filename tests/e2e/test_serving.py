@@ -1,10 +1,9 @@
-"""An InferenceService's life on a real cluster: served, replaced, broken and healed, always with an answer."""
+"""An InferenceService's life on a real cluster: served, replaced, broken and healed."""
 
 import base64
 import hashlib
 
 import numpy as np
-import onnx
 import pytest
 import tritonclient.grpc
 import tritonclient.http
@@ -39,24 +38,36 @@ def digest(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
+WRITE = """
+import base64, pathlib, sys
+path = pathlib.Path("/models", sys.argv[1])
+path.parent.mkdir(parents=True, exist_ok=True)
+path.write_bytes(base64.b64decode(sys.argv[2]))
+"""
+
+
 def write(kube: Kube, environment: Environment, namespace: str, path: str, content: bytes) -> None:
     """Put a file on the claim, from a pod as a user would."""
-    program = f"import base64, pathlib; p = pathlib.Path('/models/{path}'); p.parent.mkdir(parents=True, exist_ok=True); p.write_bytes(base64.b64decode('{base64.b64encode(content).decode()}'))"
-    pod = {
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "writer"},
-        "spec": {
-            "restartPolicy": "Never",
-            "securityContext": {"runAsNonRoot": True, "fsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
-            "containers": [{
-                "name": "writer", "image": environment.images["operator"], "command": ["python3", "-c", program],
-                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-                "volumeMounts": [{"name": "models", "mountPath": "/models"}],
-            }],
-            "volumes": [{"name": "models", "persistentVolumeClaim": {"claimName": "models"}}],
-        },
-    }  # fmt: skip
+    container = {
+        "name": "writer",
+        "image": environment.images["operator"],
+        "command": ["python3", "-c", WRITE, path, base64.b64encode(content).decode()],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [{"name": "models", "mountPath": "/models"}],
+    }
+    security = {"runAsNonRoot": True, "fsGroup": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
+    volume = {"name": "models", "persistentVolumeClaim": {"claimName": "models"}}
+    spec = {
+        "restartPolicy": "Never",
+        "securityContext": security,
+        "containers": [container],
+        "volumes": [volume],
+    }
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "writer"}, "spec": spec}
     kube.apply(CLAIM, pod, namespace=namespace)
-    done = kube.wait("pod", "writer", namespace, lambda p: p.get("status", {}).get("phase") in ("Succeeded", "Failed"))
+    done = kube.wait(
+        "pod", "writer", namespace, lambda p: p.get("status", {}).get("phase") in ("Succeeded", "Failed")
+    )
     assert done["status"]["phase"] == "Succeeded", kube.run("logs", "-n", namespace, "writer")
     kube.delete("pod", "writer", namespace)
 
@@ -96,7 +107,9 @@ def answer(kube: Kube, namespace: str) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def test_a_model_on_a_volume_is_served_and_a_new_one_takes_over(installed, kube: Kube, namespace: str) -> None:
+def test_a_model_on_a_volume_is_served_and_a_new_one_takes_over(
+    installed, kube: Kube, namespace: str
+) -> None:
     first, second = adder(1), adder(2)
     write(kube, installed, namespace, "one.onnx", first)
     write(kube, installed, namespace, "two.onnx", second)
@@ -119,7 +132,12 @@ def test_a_broken_revision_leaves_the_one_in_use_alone(installed, kube: Kube, na
     kube.wait("inferenceservice", "adder", namespace, because("RevisionReady", "ModelNotFound"))
     assert answer(kube, namespace) == (2, 2)
     kube.apply(service("pvc://models/one.onnx"), namespace=namespace)
-    kube.wait("inferenceservice", "adder", namespace, lambda r: ready(r) and condition(r, "RevisionReady")["status"] == "True")
+    kube.wait(
+        "inferenceservice",
+        "adder",
+        namespace,
+        lambda r: ready(r) and condition(r, "RevisionReady")["status"] == "True",
+    )
 
 
 def test_a_model_that_is_not_there_is_named_and_heals(installed, kube: Kube, namespace: str) -> None:
@@ -151,7 +169,12 @@ def test_a_model_with_another_digest_is_refused(installed, kube: Kube, namespace
 
 def test_a_claim_that_does_not_exist_is_named(installed, kube: Kube, namespace: str) -> None:
     kube.apply(service("pvc://nowhere/model.onnx"), namespace=namespace)
-    resource = kube.wait("inferenceservice", "adder", namespace, lambda r: bool(condition(r, "Ready").get("message", "").count("nowhere")))
+    resource = kube.wait(
+        "inferenceservice",
+        "adder",
+        namespace,
+        lambda r: bool(condition(r, "Ready").get("message", "").count("nowhere")),
+    )
     assert condition(resource, "Ready")["status"] == "False"
 
 

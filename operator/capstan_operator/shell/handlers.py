@@ -104,7 +104,10 @@ class KopfThread:
         return bool(done)
 
     def _run(self) -> None:
-        asyncio.run(self._supervise())
+        try:
+            asyncio.run(self._supervise())
+        except Exception:
+            logger.critical("kopf's thread has ended", exc_info=True)  # /healthz fails from now on
 
     async def _supervise(self) -> None:
         self._loop, self._stop, failures = asyncio.get_running_loop(), asyncio.Event(), 0

@@ -149,6 +149,10 @@ class Builder:
             self._go_version = version.strip()
         return self._go_version
 
+    def key(self, tool: str) -> str:
+        """The key of what is built for a tool now."""
+        return key_of(module_of(tool), self.go_version(), self.sources)
+
     def folder(self, module: Module) -> Path:
         """Where the programs of a module are, or will be."""
         return self.cache / "bin" / f"{module.name}-{key_of(module, self.go_version(), self.sources)}"

@@ -25,7 +25,7 @@ from capstan_cluster import (
     processes,
     render,
 )
-from capstan_cluster.build import CLUSTER_MODULES, Builder, Say, key_of, module_of
+from capstan_cluster.build import CLUSTER_MODULES, Builder, Say
 from capstan_cluster.commands import Run, run
 from capstan_cluster.components import Component, components
 from capstan_cluster.config import Config
@@ -138,8 +138,7 @@ class Cluster:
 
     @property
     def _helper(self) -> str:
-        key = key_of(module_of("node-helper"), self.builder.go_version(), self.builder.sources)
-        return helper_image.reference(key)
+        return helper_image.reference(self.builder.key("node-helper"))
 
     def _components(self) -> tuple[Component, ...]:
         return components(self.config, self.builder.path, self._helper)

@@ -30,6 +30,9 @@ def prepare(config: Config, runner: Run = run) -> None:
         runner(["ip", "link", "add", config.interface, "type", "bridge"])
     runner(["ip", "address", "replace", f"{config.address}/32", "dev", config.interface])
     runner(["ip", "link", "set", config.interface, "up"])
+    # so that Services are reached from the node itself even where there is no default route
+    services, source = str(config.service_cidr), str(config.address)
+    runner(["ip", "route", "replace", services, "dev", config.interface, "src", source])
     present = runner(["iptables-save"])
     for table, rule in rules(config):
         if not _present(present, rule):

@@ -44,6 +44,7 @@ def containerd_config(config: Config, runc: str, helper_image: str) -> str:
         f"plugins.'{cri}.runtime'.cni": {
             "bin_dirs": ["/usr/lib/cni", "/opt/cni/bin"],
             "conf_dir": str(config.etc("cni")),
+            "use_internal_loopback": True,
         },
         f"plugins.'{cri}.runtime'.containerd.runtimes.runc": {"runtime_type": "io.containerd.runc.v2"},
         f"plugins.'{cri}.runtime'.containerd.runtimes.runc.options": {

@@ -56,7 +56,9 @@ class Model(BaseModel):
         return self
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
         """The schema, with the rules."""
         result = handler.resolve_ref_schema(handler(schema))
         if cls.rules:
@@ -80,7 +82,9 @@ class Text:
         """Check in Python what the rule says."""
         return core_schema.no_info_after_validator_function(self._checked, handler(source))
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
         """The rule in CEL, where backslashes are escaped once more."""
         result = handler(schema)
         pattern = self.pattern.replace("\\", "\\\\")

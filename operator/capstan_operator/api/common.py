@@ -21,9 +21,7 @@ Name = Annotated[
 ]
 
 #: A file or a folder on a PersistentVolumeClaim. No empty, `.` or `..` parts.
-CLAIM_URI_PATTERN = (
-    r"pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/([A-Za-z0-9_@=+,-][A-Za-z0-9._@=+,-]*|\.[A-Za-z0-9_@=+,-][A-Za-z0-9._@=+,-]*))+/?"
-)
+CLAIM_URI_PATTERN = r"pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/([A-Za-z0-9_@=+,-][A-Za-z0-9._@=+,-]*|\.[A-Za-z0-9_@=+,-][A-Za-z0-9._@=+,-]*))+/?"
 
 ClaimURI = Annotated[
     str,
@@ -36,7 +34,10 @@ ClaimURI = Annotated[
 ]
 
 Digest = Annotated[
-    str, Text("sha256:[0-9a-f]{64}", "this digest is not supported: write sha256: and 64 lower-case hex digits", 71)
+    str,
+    Text(
+        "sha256:[0-9a-f]{64}", "this digest is not supported: write sha256: and 64 lower-case hex digits", 71
+    ),
 ]
 
 Duration = Annotated[
@@ -67,9 +68,12 @@ class EnvVar(Model):
     """An environment variable, as a container has it."""
 
     name: str = Field(description="Name of the variable.", min_length=1, max_length=256)
-    value: str | None = Field(None, description="Its value; $(NAME) refers to a variable above.", max_length=32768)
+    value: str | None = Field(
+        None, description="Its value; $(NAME) refers to a variable above.", max_length=32768
+    )
     value_from: Opaque | None = Field(
-        None, description="Where the value comes from: fieldRef, resourceFieldRef, configMapKeyRef or secretKeyRef."
+        None,
+        description="Where the value comes from: fieldRef, resourceFieldRef, configMapKeyRef, secretKeyRef.",
     )
 
     rules = (
@@ -116,10 +120,13 @@ class Accelerator(Model):
     ) = Field(
         None,
         description=(
-            "Which kind, such as nvidia-a100, nvidia-h100-80gb, nvidia-l4, nvidia-t4 or amd-mi300x. Pods go only to"
+            "Which kind, such as nvidia-a100, nvidia-h100-80gb, nvidia-l4, nvidia-t4 or amd-mi300x. Pods go"
+            " only to"
             " nodes that have it, known by any of the labels that clusters carry: accelerator=<type>,"
-            " nvidia.com/gpu.product, amd.com/gpu.product-name, and those of GKE, EKS, Karpenter and AKS. A kind not"
-            " known here is looked for as the label accelerator=<type>, which you can put on your nodes. None: any."
+            " nvidia.com/gpu.product, amd.com/gpu.product-name, and those of GKE, EKS, Karpenter and AKS. A"
+            " kind not"
+            " known here is looked for as the label accelerator=<type>, which you can put on your nodes."
+            " None: any."
         ),
     )
     count: int = Field(1, description="How many each pod gets.", ge=1, le=1024)
@@ -132,15 +139,15 @@ class Accelerator(Model):
         ),
     ] = Field(
         "nvidia.com/gpu",
-        description="The extended resource that is asked for: nvidia.com/gpu, nvidia.com/mig-1g.10gb, amd.com/gpu ...",
+        description="The extended resource that is asked for, such as nvidia.com/mig-1g.10gb or amd.com/gpu.",
     )
 
     rules = (
         Rule(
             "!has(self.type) || !self.type.startsWith('amd-') || !self.resource.startsWith('nvidia.com/')",
             "an AMD accelerator is not offered as an nvidia.com resource: set resource to amd.com/gpu",
-            lambda self: not (
-                (self.type or "").startswith("amd-") and self.resource.startswith("nvidia.com/")
+            lambda self: (
+                not ((self.type or "").startswith("amd-") and self.resource.startswith("nvidia.com/"))
             ),
         ),
     )
@@ -155,13 +162,16 @@ ACCELERATOR_ONCE = Rule(
     lambda self: (
         self.accelerator is None
         or self.resources is None
-        or self.accelerator.resource not in {**(self.resources.limits or {}), **(self.resources.requests or {})}
+        or self.accelerator.resource
+        not in {**(self.resources.limits or {}), **(self.resources.requests or {})}
     ),
 )
 
 TEMPLATE = (
-    "Overrides for the pods, as a pod template (metadata.labels, metadata.annotations, spec). It is merged into the"
-    " generated one by key: containers, volumes, env and their like by name; tolerations are added; null removes."
+    "Overrides for the pods, as a pod template (metadata.labels, metadata.annotations, spec). It is merged"
+    " into the"
+    " generated one by key: containers, volumes, env and their like by name; tolerations are added; null"
+    " removes."
 )
 
 
@@ -176,7 +186,10 @@ class Condition(Model):
         description="When status last changed."
     )
     observed_generation: int | None = Field(
-        None, description="The metadata.generation it was found at.", ge=0, json_schema_extra={"format": "int64"}
+        None,
+        description="The metadata.generation it was found at.",
+        ge=0,
+        json_schema_extra={"format": "int64"},
     )
 
 

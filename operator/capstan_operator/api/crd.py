@@ -1,7 +1,7 @@
 """From the models to CustomResourceDefinitions.
 
-pydantic writes JSON Schema; Kubernetes wants a structural schema: no $ref, no unions with null, no titles, and
-what the schema leaves out is left out of the object. The defaults are the models'.
+pydantic writes JSON Schema; Kubernetes wants a structural schema: no $ref, no unions with null, no titles,
+and what the schema leaves out is left out of the object. The defaults are the models'.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class Column:
 
 
 AGE = Column("Age", ".metadata.creationTimestamp", "date")
-REASON = Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', description="Why it is or is not ready")
+REASON = Column(
+    "Reason", '.status.conditions[?(@.type=="Ready")].reason', description="Why it is or is not ready"
+)
 
 TRAINING_JOB_COLUMNS = (
     Column("Phase", ".status.phase"),
@@ -153,8 +155,10 @@ def _structural(node: Json, definitions: Json) -> Json:
     if "const" in node:
         node = {key: value for key, value in node.items() if key != "const"} | {"enum": [node["const"]]}
     result = {key: value for key, value in node.items() if key not in _DROPPED}
-    if result.get("default", ...) is None:
-        del result["default"]
+    if "default" in result:
+        result |= {"default": _without_none(result["default"])}
+        if result["default"] is None:
+            del result["default"]
     if isinstance(node.get("additionalProperties"), dict):
         result["additionalProperties"] = _structural(node["additionalProperties"], definitions)
         result.pop("propertyNames", None)
@@ -165,3 +169,10 @@ def _structural(node: Json, definitions: Json) -> Json:
     if "items" in node:
         result["items"] = _structural(node["items"], definitions)
     return result
+
+
+def _without_none(value: Any) -> Any:
+    """A default as an object is written: fields that are not there are not there."""
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return value

@@ -35,7 +35,8 @@ class ModelSource(Model):
     uri: ClaimURI | None = Field(
         None,
         description=(
-            "Where it is: pvc://<claim>/<path>, a file or a folder. It is copied into the pod when that starts, so a"
+            "Where it is: pvc://<claim>/<path>, a file or a folder. It is copied into the pod when that"
+            " starts, so a"
             " model that has changed should get a new name."
         ),
     )
@@ -53,14 +54,17 @@ class ModelSource(Model):
             ),
         ]
         | None
-    ) = Field(None, description="The name clients ask for, in /v2/models/<name>. Default: the resource's name.")
+    ) = Field(
+        None, description="The name clients ask for, in /v2/models/<name>. Default: the resource's name."
+    )
     version: Annotated[
         str, Text("[1-9][0-9]{0,17}", 'must be a whole number from 1, in quotes, such as "3"', 18)
     ] = Field("1", description='The version clients see: a whole number, in quotes, such as "3".')
     digest: Digest | None = Field(
         None,
         description=(
-            "sha256:<64 hex digits> of the model's file; any other bytes are refused. Default with fromTrainingJob:"
+            "sha256:<64 hex digits> of the model's file; any other bytes are refused. Default with"
+            " fromTrainingJob:"
             " the digest that job reported."
         ),
     )
@@ -77,9 +81,9 @@ class ModelSource(Model):
 class RuntimeReference(Model):
     """The server that answers."""
 
-    name: Literal["capstan"] = Field("capstan", description="Which server. Only capstan so far.")
+    name: Literal["capstan"] = Field(default="capstan", description="Which server. Only capstan so far.")
     image: str | None = Field(
-        None,
+        default=None,
         description="The server's image, instead of the one the operator was installed with.",
         min_length=1,
         max_length=1024,
@@ -89,7 +93,7 @@ class RuntimeReference(Model):
 class ServingReplicas(Model):
     """How many pods answer."""
 
-    min: int = Field(1, description="How many pods there are.", ge=1, le=1000)
+    min: int = Field(default=1, description="How many pods there are.", ge=1, le=1000)
 
 
 class InferenceServiceSpec(Model):
@@ -97,7 +101,7 @@ class InferenceServiceSpec(Model):
 
     model: ModelSource = Field(description="The model and where it is.")
     runtime: RuntimeReference = Field(
-        default_factory=RuntimeReference, description="The server that answers. Default: Capstan's own."
+        RuntimeReference(), description="The server that answers. Default: Capstan's own."
     )
     accelerator: Accelerator | None = Field(
         None, description="The GPUs, or others of their kind, of each pod. None: it runs on CPUs."
@@ -105,14 +109,15 @@ class InferenceServiceSpec(Model):
     resources: Resources | None = Field(
         None,
         description=(
-            "What each pod's server asks for and may use, beside the accelerator. Default: requests of 100m CPU and"
+            "What each pod's server asks for and may use, beside the accelerator. Default: requests of 100m"
+            " CPU and"
             " 256Mi of memory, no limits."
         ),
     )
     template: Opaque | None = Field(
         None, description=TEMPLATE + " The server's container is named server, the one before it fetch."
     )
-    replicas: ServingReplicas = Field(default_factory=ServingReplicas, description="How many pods answer.")
+    replicas: ServingReplicas = Field(ServingReplicas(), description="How many pods answer.")
 
     rules = (ACCELERATOR_ONCE,)
 
@@ -155,7 +160,8 @@ class InferenceServiceStatus(Model):
     phase: Literal["Pending", "Initializing", "Ready", "Updating", "Degraded"] | None = Field(
         None,
         description=(
-            "Where the service is: Pending (no model, no room, no image: see conditions), Initializing, Ready, Updating"
+            "Where the service is: Pending (no model, no room, no image: see conditions), Initializing,"
+            " Ready, Updating"
             " (a new revision is being started; the one in use answers), Degraded (pods are missing)."
         ),
     )
@@ -166,7 +172,9 @@ class InferenceServiceStatus(Model):
         json_schema_extra={"format": "int64"},
     )
     url: str | None = Field(None, description="Where to send HTTP requests, inside the cluster.")
-    grpc_url: str | None = Field(None, description="Where to send gRPC requests, inside the cluster: host:port.")
+    grpc_url: str | None = Field(
+        None, description="Where to send gRPC requests, inside the cluster: host:port."
+    )
     revisions: Revisions | None = Field(None, description="The revision in use and the one to come.")
     model: ModelStatus | None = Field(None, description="The model that was last found.")
     replicas: ServingReplicaStatus | None = Field(None, description="How many pods there are.")
@@ -178,7 +186,8 @@ class InferenceService(Model):
     rules = (
         Rule(
             "self.metadata.name.size() <= 63 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-            "metadata.name must be at most 63 lower-case letters, digits and dashes, beginning with a letter and not"
+            "metadata.name must be at most 63 lower-case letters, digits and dashes, beginning with a letter"
+            " and not"
             " ending with a dash: the Service that answers has it",
             lambda _: True,
         ),

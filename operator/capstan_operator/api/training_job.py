@@ -46,14 +46,17 @@ class Checkpoint(Model):
 
     uri: ClaimURI = Field(
         description=(
-            "A folder, as pvc://<claim>/<path>. The claim is mounted in every replica, and the program finds the"
-            " folder's path in CAPSTAN_CHECKPOINT_DIR. It creates the folder, saves to it and resumes from it."
+            "A folder, as pvc://<claim>/<path>. The claim is mounted in every replica, and the program finds"
+            " the"
+            " folder's path in CAPSTAN_CHECKPOINT_DIR. It creates the folder, saves to it and resumes from"
+            " it."
         )
     )
     grace_period: Duration = Field(
         "60s",
         description=(
-            "How long the program may take to save and exit after SIGTERM, before it is killed. A duration such as"
+            "How long the program may take to save and exit after SIGTERM, before it is killed. A duration"
+            " such as"
             " 90s or 5m."
         ),
     )
@@ -64,8 +67,10 @@ class Output(Model):
 
     uri: ClaimURI = Field(
         description=(
-            "A folder, as pvc://<claim>/<path>. The claim is mounted in every replica, and the program finds the"
-            " folder's path in CAPSTAN_OUTPUT_DIR. Replica 0 creates it and writes model.onnx into it before it exits;"
+            "A folder, as pvc://<claim>/<path>. The claim is mounted in every replica, and the program finds"
+            " the"
+            " folder's path in CAPSTAN_OUTPUT_DIR. Replica 0 creates it and writes model.onnx into it before"
+            " it exits;"
             " an InferenceService can then name this job in model.fromTrainingJob."
         )
     )
@@ -77,18 +82,22 @@ class TrainingJobSpec(Model):
 
     framework: Literal["pytorch", "custom"] = Field(
         description=(
-            "How the replicas find each other. pytorch: torchrun finds everything in PET_* variables, so the command"
+            "How the replicas find each other. pytorch: torchrun finds everything in PET_* variables, so the"
+            " command"
             " is `torchrun train.py` without flags. custom: CAPSTAN_REPLICA_INDEX, CAPSTAN_REPLICAS and"
             " CAPSTAN_PEERS (the replicas' host names) are given, and the program does the rest."
         )
     )
     image: str = Field(
-        description="The image with the program, such as ghcr.io/acme/train:1.4.2.", min_length=1, max_length=1024
+        description="The image with the program, such as ghcr.io/acme/train:1.4.2.",
+        min_length=1,
+        max_length=1024,
     )
     command: list[Line] | None = Field(
         None,
         description=(
-            "What to run, such as [torchrun, train.py]. It is run under Capstan's runner, which reports how it ended."
+            "What to run, such as [torchrun, train.py]. It is run under Capstan's runner, which reports how"
+            " it ended."
             " None: the image's entry point, which cannot be supervised."
         ),
         min_length=1,
@@ -105,13 +114,17 @@ class TrainingJobSpec(Model):
         None, description="ConfigMaps and Secrets whose keys become environment variables.", max_length=64
     )
     working_dir: str | None = Field(
-        None, description="The folder the program starts in. Default: the image's.", min_length=1, max_length=4096
+        None,
+        description="The folder the program starts in. Default: the image's.",
+        min_length=1,
+        max_length=4096,
     )
     replicas: int = Field(1, description="How many pods train together.", ge=1, le=1000)
     processes_per_replica: Processes = Field(
         "auto",
         description=(
-            "Processes a replica runs (torchrun's nproc-per-node). auto: one for each accelerator, or one where there"
+            "Processes a replica runs (torchrun's nproc-per-node). auto: one for each accelerator, or one"
+            " where there"
             " is none."
         ),
     )
@@ -127,7 +140,8 @@ class TrainingJobSpec(Model):
     supervise: bool = Field(
         True,
         description=(
-            "Whether the command runs under Capstan's runner: it passes signals on, keeps the last lines of output and"
+            "Whether the command runs under Capstan's runner: it passes signals on, keeps the last lines of"
+            " output and"
             " reports how the command ended. The runner needs nothing of the image."
         ),
     )
@@ -150,7 +164,8 @@ class Failure(Model):
     class_: Literal["user", "outOfMemory", "infrastructure"] = Field(
         alias="class",
         description=(
-            "Whose it is: the program's or the spec's (user), too little memory (outOfMemory), or a node's, an"
+            "Whose it is: the program's or the spec's (user), too little memory (outOfMemory), or a node's,"
+            " an"
             " eviction's or a deletion's (infrastructure), after which the job is restarted."
         ),
     )
@@ -167,7 +182,9 @@ class Failure(Model):
 class Restarts(Model):
     """How often the job was restarted, by the class of failure."""
 
-    infrastructure: int = Field(0, description="After a node's failure, an eviction or a deletion. 3 at most.")
+    infrastructure: int = Field(
+        0, description="After a node's failure, an eviction or a deletion. 3 at most."
+    )
 
 
 class OutputStatus(Model):
@@ -183,7 +200,8 @@ class TrainingJobStatus(Model):
     phase: Literal["Pending", "Initializing", "Running", "Restarting", "Succeeded", "Failed"] | None = Field(
         None,
         description=(
-            "Where the job is: Pending (no room, no image: see conditions), Initializing, Running, Restarting (a new"
+            "Where the job is: Pending (no room, no image: see conditions), Initializing, Running,"
+            " Restarting (a new"
             " attempt begins), Succeeded, Failed. The last two are final."
         ),
     )
@@ -195,8 +213,12 @@ class TrainingJobStatus(Model):
     )
     attempt: int | None = Field(None, description="Which attempt this is, from 1.")
     restarts: Restarts | None = Field(None, description="How often the job was restarted, and why.")
-    replicas: dict[str, ReplicaStatus] | None = Field(None, description="How many pods there are, by role (worker).")
-    failure: Failure | None = Field(None, description="The first pod that failed, in the last attempt that did.")
+    replicas: dict[str, ReplicaStatus] | None = Field(
+        None, description="How many pods there are, by role (worker)."
+    )
+    failure: Failure | None = Field(
+        None, description="The first pod that failed, in the last attempt that did."
+    )
     output: OutputStatus | None = Field(None, description="The model, once the job has succeeded.")
     start_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = Field(
         None, description="When the job was first acted on."
@@ -207,16 +229,19 @@ class TrainingJobStatus(Model):
 
 
 class TrainingJob(Model):
-    """A TrainingJob runs a training program on as many pods as it says, to its end, and keeps what it made."""
+    """A TrainingJob runs a training program on as many pods as it says, to its end, and keeps its model."""
 
     rules = (
         Rule(
             "self.metadata.name.size() <= 63 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-            "metadata.name must be at most 63 lower-case letters, digits and dashes, beginning with a letter and not"
+            "metadata.name must be at most 63 lower-case letters, digits and dashes, beginning with a letter"
+            " and not"
             " ending with a dash: pods' host names are made of it",
             lambda _: True,
         ),
     )
 
     spec: TrainingJobSpec = Field(description="What to train, with what, on how many pods.")
-    status: TrainingJobStatus | None = Field(None, description="What has become of it. Written by the operator.")
+    status: TrainingJobStatus | None = Field(
+        None, description="What has become of it. Written by the operator."
+    )

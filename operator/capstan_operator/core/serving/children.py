@@ -1,0 +1,137 @@
+"""The children of an InferenceService: a Service, and the Deployment of a revision."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from capstan_operator.api.inference_service import InferenceServiceSpec
+from capstan_operator.core import accelerators, claims, get, labels, names, pods
+from capstan_operator.core.model import Manifest, Settings
+from capstan_operator.core.policies.model import Model
+from capstan_operator.core.runtimes import RUNTIMES, capstan
+
+ROLE: Final = "server"
+FETCH: Final = "fetch"
+#: The folder the server serves, in a volume of the pod's own.
+REPOSITORY: Final = "/var/run/capstan/models"
+
+#: What the server asks for when the spec says nothing.
+_REQUESTS: Final[Manifest] = {"requests": {"cpu": "100m", "memory": "256Mi"}}
+
+
+def template(resource: Manifest, spec: InferenceServiceSpec, model: Model, settings: Settings) -> Manifest:
+    """The pods of a revision, but for the label that carries the revision's own hash."""
+    image = spec.runtime.image or settings.serving_image
+    server = RUNTIMES[spec.runtime.name].server(image, REPOSITORY)
+    server |= {
+        "resources": accelerators.amounts(spec.accelerator, spec.resources) or dict(_REQUESTS),
+        "volumeMounts": [
+            {"name": "models", "mountPath": REPOSITORY, "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  (a path in the pod, on a volume of its own)
+        ],
+    }
+    pod: Manifest = {
+        "initContainers": [_fetch(model, settings)],
+        "containers": [server],
+        "volumes": [*claims.volumes([model.uri]), pods.empty_dir("models"), pods.empty_dir("tmp")],
+        # Requests in flight are answered; the Service stops sending new ones meanwhile.
+        "terminationGracePeriodSeconds": 45,
+    }
+    affinity = accelerators.affinity(spec.accelerator, None)
+    if affinity:
+        pod["affinity"] = affinity
+    name, kind = resource["metadata"]["name"], resource["kind"]
+    return pods.template(labels.standard(kind, name, ROLE), pod, spec.template, {})
+
+
+def deployment(
+    resource: Manifest, pod_template: Manifest, mark: str, replicas: int, digest: str | None
+) -> Manifest:
+    """The Deployment of a revision, whose name and selector have the revision's hash."""
+    name = resource["metadata"]["name"]
+    revision = {labels.REVISION: mark}
+    metadata = pod_template["metadata"]
+    return pods.child(
+        resource,
+        "apps/v1",
+        "Deployment",
+        names.revision(name, mark),
+        ROLE,
+        {
+            "replicas": replicas,
+            "selector": {"matchLabels": labels.selector(resource["kind"], name, **revision)},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+            "revisionHistoryLimit": 0,
+            "template": {
+                **pod_template,
+                "metadata": {**metadata, "labels": {**metadata["labels"], **revision}},
+            },
+        },
+        revision,
+        {labels.MODEL_DIGEST: digest} if digest else None,
+    )
+
+
+def kept(resource: Manifest, live: Manifest, mark: str, replicas: int) -> Manifest:
+    """The Deployment of a revision whose spec is no longer known: as it is, with the replicas wanted."""
+    metadata = get.mapping(live, "spec", "template", "metadata")
+    pod_template = {
+        "metadata": {
+            "labels": get.mapping(metadata, "labels"),
+            **({"annotations": metadata["annotations"]} if metadata.get("annotations") else {}),
+        },
+        "spec": get.mapping(live, "spec", "template", "spec"),
+    }
+    digest = get.text(live, "metadata", "annotations", labels.MODEL_DIGEST) or None
+    return deployment(resource, pod_template, mark, replicas, digest)
+
+
+def service(resource: Manifest, runtime: str, mark: str) -> Manifest:
+    """The Service that sends requests to one revision."""
+    name = resource["metadata"]["name"]
+    return pods.child(
+        resource,
+        "v1",
+        "Service",
+        name,
+        ROLE,
+        {
+            "type": "ClusterIP",
+            "ports": RUNTIMES[runtime].ports(),
+            "selector": labels.selector(resource["kind"], name, **{labels.REVISION: mark}),
+        },
+    )
+
+
+def urls(resource: Manifest) -> Manifest:
+    """Where clients in the cluster find the service."""
+    host = f"{resource['metadata']['name']}.{resource['metadata']['namespace']}.svc"
+    return {"url": f"http://{host}:{capstan.HTTP}", "grpcUrl": f"{host}:{capstan.GRPC}"}
+
+
+def _fetch(model: Model, settings: Settings) -> Manifest:
+    digest = ["--digest", model.digest] if model.digest else []
+    return {
+        "name": FETCH,
+        "image": settings.agent_image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": [
+            "capstan-agent",
+            "fetch",
+            "--uri",
+            model.uri,
+            "--target",
+            REPOSITORY,
+            "--model",
+            model.name,
+            "--version",
+            model.version,
+            *digest,
+        ],
+        "securityContext": dict(pods.READ_ONLY),
+        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
+        "volumeMounts": [
+            {"name": "models", "mountPath": REPOSITORY},
+            *claims.mounts([model.uri], read_only=True),
+        ],
+    }

@@ -1,0 +1,1 @@
+"""What a TrainingJob becomes: the children of an attempt, and when there is a next one."""

@@ -1,0 +1,231 @@
+"""The children of one attempt of a TrainingJob: a headless Service and an Indexed Job."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Final
+
+from capstan_operator.api.training_job import TrainingJobSpec
+from capstan_operator.core import accelerators, claims, get, labels, names, pods, podtemplate
+from capstan_operator.core.frameworks import FRAMEWORKS
+from capstan_operator.core.frameworks.shape import Shape, index_variable
+from capstan_operator.core.model import Manifest, Settings
+
+ROLE: Final = "worker"
+#: The user's container, and the one before it that brings the runner.
+TRAINER: Final = "trainer"
+AGENT: Final = "capstan-agent"
+#: Where worker processes of data loaders and NCCL share memory; the runtime's own is 64 MiB.
+SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108  (a path in the pod, on a volume of its own)
+#: Where the runner is, in both containers.
+AGENT_FOLDER: Final = "/var/run/capstan/agent"
+#: What replica 0 leaves in the output's folder.
+MODEL_FILE: Final = "model.onnx"
+
+#: Seconds a program has after SIGTERM when the spec names none, and what the runner needs beyond them.
+_GRACE: Final = 60.0
+_MARGIN: Final = 15
+_UNITS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+
+#: What the Job API lets nobody change once a Job is made.
+_IMMUTABLE: Final = (
+    "template",
+    "completions",
+    "completionMode",
+    "selector",
+    "podFailurePolicy",
+    "podReplacementPolicy",
+)
+
+
+def spec_hash(spec: TrainingJobSpec) -> str:
+    """What tells one spec from another: what the user wrote, so that no release of ours restarts jobs."""
+    return names.digest(spec.model_dump(mode="json", exclude_defaults=True))
+
+
+def peers_service(resource: Manifest) -> Manifest:
+    """The Service that gives replicas their host names, also before they are ready."""
+    name = resource["metadata"]["name"]
+    return pods.child(
+        resource,
+        "v1",
+        "Service",
+        names.peers(name),
+        ROLE,
+        {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": labels.selector(resource["kind"], name),
+        },
+    )
+
+
+def job(resource: Manifest, spec: TrainingJobSpec, attempt: int, settings: Settings) -> Manifest:
+    """The Job of an attempt. Its pods fail it at once; whether there is another attempt is decided here."""
+    name = names.job(resource["metadata"]["name"], ROLE, attempt)
+    attempt_label = {labels.ATTEMPT: str(attempt)}
+    return pods.child(
+        resource,
+        "batch/v1",
+        "Job",
+        name,
+        ROLE,
+        {
+            "completionMode": "Indexed",
+            "completions": spec.replicas,
+            "parallelism": spec.replicas,
+            "backoffLimit": 0,
+            # A replacement beside a pod that is still ending would be a gang of old and new.
+            "podReplacementPolicy": "Failed",
+            # Any failure fails the Job. With the policy, its condition also says which pod it was, and why: all
+            # that is left when the pod is gone.
+            "podFailurePolicy": {
+                "rules": [
+                    {
+                        "action": "FailJob",
+                        "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+                    },
+                    {"action": "FailJob", "onExitCodes": {"operator": "NotIn", "values": [0]}},
+                ]
+            },
+            "template": _template(resource, spec, name, attempt, settings),
+        },
+        attempt_label,
+        {labels.SPEC_HASH: spec_hash(spec)},
+    )
+
+
+def kept(desired: Manifest, live: Manifest) -> Manifest:
+    """The Job as desired, save for what a live Job's API will not let change."""
+    found = get.mapping(live, "spec")
+    fixed = {field: found[field] for field in _IMMUTABLE if field in found}
+    return {**desired, "spec": {**desired["spec"], **fixed}}
+
+
+def output_file(spec: TrainingJobSpec) -> str | None:
+    """The address of the model a job leaves."""
+    return f"{spec.output.uri.rstrip('/')}/{MODEL_FILE}" if spec.output else None
+
+
+def supervised(spec: TrainingJobSpec) -> bool:
+    """Whether the program runs under the runner: it must know the command to run."""
+    return spec.supervise and spec.command is not None
+
+
+def processes(spec: TrainingJobSpec) -> int:
+    """Processes a replica runs."""
+    if isinstance(spec.processes_per_replica, int):
+        return spec.processes_per_replica
+    return max(1, accelerators.count(spec.accelerator, spec.resources))
+
+
+def _template(
+    resource: Manifest, spec: TrainingJobSpec, job_name: str, attempt: int, settings: Settings
+) -> Manifest:
+    name, kind = resource["metadata"]["name"], resource["kind"]
+    uris = [place.uri for place in (spec.checkpoint, spec.output) if place]
+    volumes = [*claims.volumes(uris), pods.empty_dir("shm", medium="Memory")]
+    pod: Manifest = {
+        "restartPolicy": "Never",
+        "subdomain": names.peers(name),
+        "terminationGracePeriodSeconds": math.ceil(_grace(spec)) + _MARGIN,
+        "containers": [_trainer(resource, spec, job_name, attempt)],
+        "volumes": volumes,
+    }
+    affinity = accelerators.affinity(spec.accelerator, spec.framework)
+    if affinity:
+        pod["affinity"] = affinity
+    if supervised(spec):
+        pod["initContainers"] = [_installer(settings)]
+        volumes.append(pods.empty_dir(AGENT))
+    return pods.template(
+        labels.standard(kind, name, ROLE) | {labels.ATTEMPT: str(attempt)},
+        pod,
+        spec.template,
+        {"restartPolicy": "Never", "subdomain": pod["subdomain"]},
+    )
+
+
+def _trainer(resource: Manifest, spec: TrainingJobSpec, job_name: str, attempt: int) -> Manifest:
+    name = resource["metadata"]["name"]
+    shape = Shape(
+        job=job_name,
+        service=names.peers(name),
+        namespace=resource["metadata"]["namespace"],
+        replicas=spec.replicas,
+        processes=processes(spec),
+    )
+    framework = FRAMEWORKS[spec.framework]
+    uris = [place.uri for place in (spec.checkpoint, spec.output) if place]
+    variables = [*_env(name, spec, attempt), *framework.env(shape)]
+    container: Manifest = {
+        "name": TRAINER,
+        "image": spec.image,
+        "env": variables,
+        "securityContext": dict(pods.RESTRICTED),
+        "volumeMounts": [*claims.mounts(uris), {"name": "shm", "mountPath": SHARED_MEMORY}],
+    }
+    ports = [
+        {"name": port, "containerPort": number, "protocol": "TCP"}
+        for port, number in framework.ports(shape).items()
+    ]
+    amounts = accelerators.amounts(spec.accelerator, spec.resources)
+    container |= {
+        key: value
+        for key, value in {"ports": ports, "resources": amounts, "workingDir": spec.working_dir}.items()
+        if value
+    }
+    container |= _command(spec)
+    if supervised(spec):
+        container["volumeMounts"].append({"name": AGENT, "mountPath": AGENT_FOLDER, "readOnly": True})
+    user: Manifest = {}
+    if spec.env:
+        user["env"] = [variable.model_dump(exclude_none=True) for variable in spec.env]
+    if spec.env_from:
+        user["envFrom"] = [source.model_dump(exclude_none=True) for source in spec.env_from]
+    return podtemplate.merged(container, user)
+
+
+def _env(name: str, spec: TrainingJobSpec, attempt: int) -> list[Manifest]:
+    variables = {
+        "CAPSTAN_JOB_NAME": name,
+        "CAPSTAN_ATTEMPT": str(attempt),
+        "CAPSTAN_REPLICAS": str(spec.replicas),
+    }
+    if spec.output:
+        variables["CAPSTAN_OUTPUT_DIR"] = claims.place(spec.output.uri).folder
+    if spec.checkpoint:
+        variables["CAPSTAN_CHECKPOINT_DIR"] = claims.place(spec.checkpoint.uri).folder
+    return [*pods.env(variables), index_variable("CAPSTAN_REPLICA_INDEX")]
+
+
+def _command(spec: TrainingJobSpec) -> Manifest:
+    command, arguments = spec.command or [], spec.args or []
+    if not supervised(spec):
+        return {key: list(words) for key, words in (("command", command), ("args", arguments)) if words}
+    grace = spec.checkpoint.grace_period if spec.checkpoint else f"{_GRACE:.0f}s"
+    runner = [f"{AGENT_FOLDER}/run", "--grace", grace]
+    if spec.output:
+        runner += ["--output-file", f"{claims.place(spec.output.uri).folder}/{MODEL_FILE}"]
+    return {"command": [*runner, "--", *command, *arguments]}
+
+
+def _installer(settings: Settings) -> Manifest:
+    return {
+        "name": AGENT,
+        "image": settings.agent_image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["capstan-agent", "install", AGENT_FOLDER],
+        "securityContext": dict(pods.READ_ONLY),
+        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}},
+        "volumeMounts": [{"name": AGENT, "mountPath": AGENT_FOLDER}],
+    }
+
+
+def _grace(spec: TrainingJobSpec) -> float:
+    """The program's grace, in seconds."""
+    if not spec.checkpoint:
+        return _GRACE
+    parts = re.findall(r"([0-9.]+)(h|ms|m|s)", spec.checkpoint.grace_period)
+    return sum(float(amount) * _UNITS[unit] for amount, unit in parts)

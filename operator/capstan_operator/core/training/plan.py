@@ -1,0 +1,214 @@
+"""The plan of a TrainingJob: one attempt after the other, until it has succeeded or failed for good.
+
+Decided, recorded, done: a new attempt is in the status before the old one's Job is deleted, and the end is
+final. Everything else is derived anew on each pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from capstan_operator.api.training_job import TrainingJobSpec
+from capstan_operator.core import events, get, labels, names, observed
+from capstan_operator.core import spec as specs
+from capstan_operator.core.model import Event, Manifest, ObjectRef, Observed, Plan, Settings
+from capstan_operator.core.policies import attempt as attempts
+from capstan_operator.core.policies import pending, restart
+from capstan_operator.core.policies.failure import Failure
+from capstan_operator.core.policies.finding import Finding
+from capstan_operator.core.training import children, status
+
+#: Seconds for which a dead node's pods of an earlier attempt are waited for once their grace is over.
+LEFT_BEHIND: Final = 30.0
+RESTARTING: Final = "Restarting"
+SPEC_CHANGED: Final = "SpecChanged"
+
+
+def references(resource: Manifest) -> tuple[ObjectRef, ...]:
+    """A TrainingJob refers to no other object."""
+    del resource
+    return ()
+
+
+def plan(resource: Manifest, seen: Observed, now: datetime, settings: Settings) -> Plan:
+    """What should become of a TrainingJob now."""
+    old = get.mapping(resource, "status")
+    if observed.deleted(resource):
+        return Plan(status=old)
+    if get.text(old, "phase") in status.FINAL:
+        return _finished(resource, old, seen)
+    spec = specs.parsed(TrainingJobSpec, resource)
+    if isinstance(spec, Finding):
+        return _told(old, Plan(status=status.invalid(resource, spec, now)))
+    return _told(old, _active(resource, spec, seen, now, settings))
+
+
+def _active(
+    resource: Manifest, spec: TrainingJobSpec, seen: Observed, now: datetime, settings: Settings
+) -> Plan:
+    attempt = max(1, get.number(resource, "status", "attempt"))
+    service = children.peers_service(resource)
+    live = _job(resource, seen, attempt)
+    pods = _pods(seen, attempt, live)
+    facts = status.Facts(resource, spec, attempt, pods, live, now)
+    wants_output = spec.output is not None and children.supervised(spec)
+    standing = attempts.standing(live, pods, wants_output, now)
+
+    if standing.state == "succeeded":
+        return Plan(status=status.succeeded(facts), apply=(service,), decision=True)
+    if live is not None and _made_from(live) not in {None, children.spec_hash(spec)}:
+        # Also when it has failed: the spec that failed is no longer asked for.
+        reason = Finding(
+            SPEC_CHANGED, f"The spec has changed: attempt {attempt + 1} begins with the new one."
+        )
+        return _next_attempt(facts, reason, service, seen, {})
+    if standing.state == "failed" and standing.failure is not None:
+        return _failed(facts, standing.failure, service, seen)
+    if standing.state == "ending":
+        finding = Finding("Ending", "A replica has ended, and the others are waited for.")
+        return Plan(status.active(facts, finding), apply=(service,), requeue_after=standing.look_again)
+
+    wait = _left_behind(seen, attempt, now)
+    if wait is not None and standing.state == "absent":
+        message = f"The pods of attempt {attempt - 1} are waited for to end; then attempt {attempt} begins."
+        told = status.active(facts, Finding(RESTARTING, message))
+        return Plan(told, apply=(service,), delete=_earlier(seen, attempt), requeue_after=wait)
+    desired = children.job(resource, spec, attempt, settings)
+    if live is not None and standing.state == "active":
+        desired = children.kept(desired, live)
+    finding, look_again = _why(facts)
+    return Plan(
+        status=status.active(facts, finding),
+        apply=(service, desired),
+        delete=_earlier(seen, attempt),
+        requeue_after=look_again,
+    )
+
+
+def _why(facts: status.Facts) -> tuple[Finding, float | None]:
+    """What an active attempt is doing, and when to look again."""
+    if facts.job is None:
+        if facts.attempt > 1:
+            return Finding(RESTARTING, f"Attempt {facts.attempt} begins."), None
+        return Finding(pending.PODS_PENDING, "The job's pods are being made."), None
+    if facts.started == facts.spec.replicas:
+        return Finding("Running", f"All {facts.spec.replicas} replicas have started."), None
+    if not facts.pods:
+        refused = pending.refused(facts.job, facts.now)
+        if refused:
+            return refused, None
+        left = max(1.0, pending.silence_left(facts.job, facts.now))
+        return Finding(pending.PODS_PENDING, "The job's pods are being made."), left
+    asked = pending.Asked(facts.spec.accelerator.type if facts.spec.accelerator else None)
+    return pending.why(facts.pods, asked), None
+
+
+def _failed(facts: status.Facts, failure: Failure, service: Manifest, seen: Observed) -> Plan:
+    old = get.mapping(facts.resource, "status")
+    if not restart.allowed(old, failure):
+        return Plan(
+            status=status.failed(facts, failure), delete=_unfinished(seen, facts.attempt), decision=True
+        )
+    reason = Finding(
+        RESTARTING, f"Attempt {facts.attempt} failed ({failure.reason}) and is tried again: {failure.message}"
+    )
+    update = {"restarts": restart.charged(old, failure), "failure": failure.json(facts.attempt)}
+    return _next_attempt(facts, reason, service, seen, update)
+
+
+def _next_attempt(
+    facts: status.Facts, reason: Finding, service: Manifest, seen: Observed, update: Manifest
+) -> Plan:
+    """Record that there is another attempt, then end this one. The next Job is made when pods are gone."""
+    new = status.restarting(facts, reason) | update
+    return Plan(
+        status=new,
+        apply=(service,),
+        delete=_earlier(seen, facts.attempt + 1),
+        events=(Event("Warning" if update else "Normal", reason.reason, reason.message),),
+        decision=True,
+        requeue_after=1.0,
+    )
+
+
+def _finished(resource: Manifest, old: Manifest, seen: Observed) -> Plan:
+    """Nothing is made any more. What an earlier pass decided to delete is deleted."""
+    attempt = get.number(old, "attempt")
+    generation = get.number(resource, "metadata", "generation")
+    return Plan(
+        status={**old, "observedGeneration": generation},
+        delete=_earlier(seen, attempt) if old["phase"] == "Succeeded" else _unfinished(seen, attempt),
+    )
+
+
+def _told(old: Manifest, new: Plan) -> Plan:
+    """The plan, with events for what is new in its status."""
+    told = events.transitions(old, new.status)
+    known = {event.reason for event in new.events}
+    extra = tuple(event for event in told if event.reason not in known)
+    return Plan(new.status, new.apply, new.delete, new.events + extra, new.requeue_after, new.decision)
+
+
+def _job(resource: Manifest, seen: Observed, attempt: int) -> Manifest | None:
+    name = names.job(resource["metadata"]["name"], children.ROLE, attempt)
+    return next((job for job in observed.of_kind(seen, "Job") if get.name(job) == name), None)
+
+
+def _pods(seen: Observed, attempt: int, job: Manifest | None) -> Sequence[Manifest]:
+    """The pods of the attempt's Job; not those of one that had its name before."""
+    uid = get.text(job, "metadata", "uid")
+    return [
+        pod
+        for pod in observed.pods(seen, labels.ATTEMPT, str(attempt))
+        if job is not None
+        and any(get.text(owner, "uid") == uid for owner in get.items(pod, "metadata", "ownerReferences"))
+    ]
+
+
+def _made_from(job: Manifest) -> str | None:
+    return get.text(job, "metadata", "annotations", labels.SPEC_HASH) or None
+
+
+def _number(obj: Manifest) -> int:
+    found = get.labels(obj).get(labels.ATTEMPT)
+    return int(found) if isinstance(found, str) and found.isdecimal() and len(found) < 10 else 0
+
+
+def _earlier(seen: Observed, attempt: int) -> tuple[ObjectRef, ...]:
+    """The Jobs of the attempts before, that nobody has deleted yet."""
+    return tuple(
+        observed.reference(job)
+        for job in observed.of_kind(seen, "Job")
+        if _number(job) < attempt and not observed.deleted(job)
+    )
+
+
+def _unfinished(seen: Observed, attempt: int) -> tuple[ObjectRef, ...]:
+    """What still runs of a job that has failed for good. A Job that has ended is kept for its logs."""
+    last = (
+        observed.reference(job)
+        for job in observed.of_kind(seen, "Job")
+        if _number(job) == attempt
+        and not observed.deleted(job)
+        and not any(observed.is_true(job, condition) for condition in ("Failed", "FailureTarget", "Complete"))
+    )
+    return (*_earlier(seen, attempt), *last)
+
+
+def _left_behind(seen: Observed, attempt: int, now: datetime) -> float | None:
+    """Seconds until the earlier attempts' pods are looked at again; None when there is nothing to wait for.
+
+    They hold accelerators and may still write a checkpoint. A dead node's pods end when somebody says so, and
+    are not waited for.
+    """
+    waits = []
+    for pod in observed.of_kind(seen, "Pod"):
+        if _number(pod) >= attempt or observed.terminal(pod):
+            continue
+        end = get.time(pod, "metadata", "deletionTimestamp")
+        left = (end + timedelta(seconds=LEFT_BEHIND) - now).total_seconds() if end else LEFT_BEHIND
+        if left > 0:
+            waits.append(left)
+    return max(1.0, min(*waits, LEFT_BEHIND)) if waits else None

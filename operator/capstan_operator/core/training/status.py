@@ -1,0 +1,201 @@
+"""The status of a TrainingJob, from what is so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from capstan_operator.api.training_job import TrainingJobSpec
+from capstan_operator.core import conditions, get, observed, termination
+from capstan_operator.core.conditions import FALSE, READY, TRUE, UNKNOWN, Condition
+from capstan_operator.core.model import Manifest
+from capstan_operator.core.policies import pending
+from capstan_operator.core.policies.failure import Failure
+from capstan_operator.core.policies.finding import Finding
+from capstan_operator.core.training import children
+
+SUCCEEDED: Final = "Succeeded"
+FAILED: Final = "Failed"
+FINAL: Final = frozenset({SUCCEEDED, FAILED})
+SUPERVISED: Final = "Supervised"
+#: kstatus: it will not become ready by itself.
+STALLED: Final = "Stalled"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a status is made from: the resource, and its current attempt as observed."""
+
+    resource: Manifest
+    spec: TrainingJobSpec
+    attempt: int
+    pods: Sequence[Manifest]
+    job: Manifest | None
+    now: datetime
+
+    @property
+    def started(self) -> int:
+        """How many replicas' programs have started, whatever has become of them."""
+        return observed.count(_has_started(pod) for pod in self.pods)
+
+
+def active(facts: Facts, finding: Finding) -> Manifest:
+    """An attempt is going on; `finding` says how."""
+    running = finding.reason == "Running"
+    return _status(
+        facts,
+        _phase(finding.reason, facts.job is not None),
+        [
+            Condition(READY, TRUE if running else FALSE, finding.reason, finding.message),
+            Condition(SUCCEEDED, UNKNOWN, "NotFinished", "The job has not ended yet."),
+            Condition(FAILED, FALSE, "NotFailed", "The job has not failed for good."),
+        ],
+    )
+
+
+def restarting(facts: Facts, reason: Finding) -> Manifest:
+    """The next attempt has been decided on."""
+    following = Facts(facts.resource, facts.spec, facts.attempt + 1, (), None, facts.now)
+    return {**active(following, reason), "phase": "Restarting"}
+
+
+def succeeded(facts: Facts) -> Manifest:
+    """All replicas have ended well."""
+    output = _output(facts)
+    message = f"All {facts.spec.replicas} replicas have completed."
+    if output:
+        message += f" The model is at {output['uri']}."
+    result = _status(
+        facts,
+        SUCCEEDED,
+        [
+            Condition(READY, TRUE, SUCCEEDED, message),
+            Condition(SUCCEEDED, TRUE, SUCCEEDED, message),
+            Condition(FAILED, FALSE, "NotFailed", "The job has not failed."),
+        ],
+    )
+    result |= {"completionTime": get.timestamp(_ended(facts) or facts.now)}
+    return result | ({"output": output} if output else {})
+
+
+def failed(facts: Facts, failure: Failure) -> Manifest:
+    """The job has failed for good."""
+    where = f"{failure.pod}: " if failure.pod else ""
+    message = f"{where}{failure.message} To try again, delete this TrainingJob and create it anew."
+    result = _status(
+        facts,
+        FAILED,
+        [
+            Condition(READY, FALSE, failure.reason, message),
+            Condition(SUCCEEDED, FALSE, failure.reason, message),
+            Condition(FAILED, TRUE, failure.reason, message),
+            Condition(STALLED, TRUE, failure.reason, message),
+        ],
+    )
+    return result | {
+        "failure": failure.json(facts.attempt),
+        "completionTime": get.timestamp(facts.now),
+    }
+
+
+def invalid(resource: Manifest, finding: Finding, now: datetime) -> Manifest:
+    """The spec is none. What runs is let run; nothing is made until the spec is corrected."""
+    old = get.mapping(resource, "status")
+    generation = get.number(resource, "metadata", "generation")
+    told = [
+        Condition(READY, FALSE, finding.reason, finding.message),
+        Condition(STALLED, TRUE, finding.reason, finding.message),
+    ]
+    return {
+        "phase": "Pending",
+        **old,
+        "conditions": conditions.merged(old, told, generation, now),
+        "observedGeneration": generation,
+    }
+
+
+def _status(facts: Facts, phase: str, told: list[Condition]) -> Manifest:
+    old = get.mapping(facts.resource, "status")
+    generation = get.number(facts.resource, "metadata", "generation")
+    kept: Manifest = {key: old[key] for key in ("restarts", "failure") if key in old}
+    return {
+        "phase": phase,
+        "conditions": conditions.merged(old, [*told, _supervision(facts.spec)], generation, facts.now),
+        "observedGeneration": generation,
+        "attempt": facts.attempt,
+        "replicas": {children.ROLE: _replicas(facts)},
+        "startTime": old.get("startTime") or get.timestamp(facts.now),
+        **kept,
+    }
+
+
+def _phase(reason: str, has_job: bool) -> str:
+    if reason == "Running":
+        return "Running"
+    if reason == "Restarting":
+        return "Restarting"
+    if reason == "Ending":
+        return "Running"
+    return "Pending" if reason in pending.UNPLACED or not has_job else "Initializing"
+
+
+def _supervision(spec: TrainingJobSpec) -> Condition:
+    if not spec.supervise:
+        return Condition(SUPERVISED, FALSE, "NotWanted", "spec.supervise is false.")
+    if spec.command is None:
+        return Condition(
+            SUPERVISED,
+            FALSE,
+            "NoCommand",
+            "The image's own entry point runs, so failures are told by their exit code only, and no digest"
+            " of the model is"
+            " taken: set spec.command for more.",
+        )
+    return Condition(SUPERVISED, TRUE, "RunnerInjected", "The command runs under Capstan's runner.")
+
+
+def _replicas(facts: Facts) -> Manifest:
+    told = get.mapping(facts.job, "status")
+    return {
+        "desired": facts.spec.replicas,
+        "ready": observed.count(
+            observed.phase(pod) == "Running" and observed.is_true(pod, "Ready") and not observed.deleted(pod)
+            for pod in facts.pods
+        ),
+        # Pods that have ended may be gone; their Job has counted them.
+        "succeeded": max(
+            observed.count(observed.phase(pod) == "Succeeded" for pod in facts.pods),
+            get.number(told, "succeeded"),
+        ),
+        "failed": max(
+            observed.count(observed.phase(pod) == "Failed" for pod in facts.pods), get.number(told, "failed")
+        ),
+    }
+
+
+def _has_started(pod: Manifest) -> bool:
+    if observed.terminal(pod):
+        return True
+    return any(
+        container.name == children.TRAINER and bool(container.state.get("running"))
+        for container in observed.containers(pod)
+    )
+
+
+def _output(facts: Facts) -> Manifest:
+    uri = children.output_file(facts.spec)
+    if uri is None:
+        return {}
+    first = next((pod for pod in facts.pods if observed.index(pod) == 0), {})
+    for container in observed.containers(first):
+        if container.name == children.TRAINER:
+            said = termination.of(get.mapping(container.state, "terminated"))
+            if said and said.digest:
+                return {"uri": uri, "digest": said.digest}
+    return {"uri": uri}
+
+
+def _ended(facts: Facts) -> datetime | None:
+    return get.time(facts.job, "status", "completionTime")

@@ -40,6 +40,9 @@ format: sync ## format Python and Rust
 	@$(RUN) ruff check --fix --quiet $(PYTHON_SOURCES) && $(RUN) ruff format --quiet $(PYTHON_SOURCES)
 	@cargo fmt --manifest-path $(CRATE)
 
+generate: sync ## CRDs, their copy in the chart, the kustomize base
+	@$(RUN) python scripts/generate.py
+
 cluster: bootstrap ## build what is missing and boot the local Kubernetes
 	@uv sync --quiet --frozen --inexact --package capstan-demo
 	@$(RUN) capstan-cluster up

@@ -17,6 +17,9 @@ use crate::request::InferRequest;
 use crate::signature::Signature;
 use crate::tensor::{Tensor, concatenate, split};
 
+/// Requests whose inputs together exceed this are not merged: copying them would cost more than it saves.
+const MERGE_UP_TO: usize = 1 << 20;
+
 /// What executes a batch. `inputs` are in the signature's order; `outputs` are places in it.
 pub trait Backend: Send + Sync {
     fn execute(&self, inputs: Vec<Tensor>, outputs: &[usize]) -> Result<(Vec<Tensor>, Phases)>;
@@ -179,6 +182,7 @@ impl Model {
     fn form(&self, jobs: &mut VecDeque<Job>) -> Vec<Job> {
         let mut batch: Vec<Job> = Vec::new();
         let mut rows = 0;
+        let mut bytes = 0;
         let mut index = 0;
         while index < jobs.len() {
             let job = &jobs[index];
@@ -186,7 +190,9 @@ impl Model {
             let joins = match batch.first() {
                 None => true,
                 Some(first) => self.signature.max_batch.is_some_and(|limit| {
-                    rows + count <= limit as i64 && same_but_rows(&first.inputs, &job.inputs)
+                    rows + count <= limit as i64
+                        && bytes + size(&job.inputs) <= MERGE_UP_TO
+                        && same_but_rows(&first.inputs, &job.inputs)
                 }),
             };
             if !joins && !job.reply.is_closed() {
@@ -205,6 +211,7 @@ impl Model {
             } else {
                 self.counters.queue.add(1, waited);
                 rows += count;
+                bytes += size(&job.inputs);
                 batch.push(job);
                 if self
                     .signature
@@ -316,6 +323,10 @@ impl Model {
     }
 }
 
+fn size(inputs: &[Tensor]) -> usize {
+    inputs.iter().map(|input| input.data.len()).sum()
+}
+
 fn same_but_rows(first: &[Tensor], other: &[Tensor]) -> bool {
     first
         .iter()
@@ -422,6 +433,27 @@ mod tests {
         }
         let shapes: Vec<_> = starts.try_iter().collect();
         assert_eq!(shapes, [[4, 2], [1, 3], [3, 2]]);
+        model.close();
+    }
+
+    #[test]
+    fn what_is_large_is_not_copied_together() {
+        let (model, starts, go) = model(100);
+        let width = MERGE_UP_TO as i64;
+        let push = |width| {
+            model
+                .push(&mut request(1, 1, width), Instant::now())
+                .unwrap()
+        };
+        let answers = [push(1), push(width), push(width), push(2), push(2)];
+        for _ in &answers {
+            go.send(()).unwrap();
+        }
+        for answer in answers {
+            assert!(answer.blocking_recv().unwrap().is_ok());
+        }
+        let shapes: Vec<_> = starts.try_iter().collect();
+        assert_eq!(shapes, [[1, 1], [1, width], [1, width], [2, 2]]);
         model.close();
     }
 

@@ -1,4 +1,4 @@
-"""A real `capstan-serving` process on loopback ports of the system's choice, and the models that it serves."""
+"""A real `capstan-serving` process on loopback ports of the system's choice, and the models it serves."""
 
 import os
 import re
@@ -78,7 +78,8 @@ class Serving:
                 lambda: re.search(pattern, self.log) or "(end)\n" in self.lines, timeout
             )
             match = re.search(pattern, self.log)
-            assert done and match, f"no {pattern!r} in:\n{self.log}"
+            assert done, f"no {pattern!r} in {timeout} s:\n{self.log}"
+            assert match, f"it ended without {pattern!r}:\n{self.log}"
             return match
 
     def ready(self) -> "Serving":

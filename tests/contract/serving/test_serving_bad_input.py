@@ -1,4 +1,4 @@
-"""Hostile and broken requests: each is answered with an error that says what is wrong, and nobody else notices."""
+"""Hostile and broken requests: each gets an error that says what is wrong, and nobody else notices."""
 
 import json
 import socket

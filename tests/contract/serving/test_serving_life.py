@@ -1,7 +1,6 @@
 """A server's life: what it refuses to load, what it says then, how it is full, left, and told to stop."""
 
 import json
-import os
 import shutil
 import socket
 import threading
@@ -175,7 +174,7 @@ def test_external_data_stay_in_the_models_folder(own_repository, start, tmp_path
 def test_links_may_not_leave_the_repository(own_repository, start, tmp_path):
     outside = tmp_path / "outside"
     own_repository.add_identity("good", "FP32", ["n"])
-    os.rename(own_repository.path / "good", outside)
+    (own_repository.path / "good").rename(outside)
     (own_repository.path / "folder").symlink_to(outside)
     version = own_repository.path / "version"
     version.mkdir()
@@ -210,7 +209,7 @@ def test_a_model_that_is_no_plain_tensors_is_refused_by_name(own_repository, sta
 
 def test_a_missing_repository_and_a_taken_port(own_repository, start, server, tmp_path):
     log = tmp_path / "termination-log"
-    os.rmdir(own_repository.path)
+    own_repository.path.rmdir()
     assert start(own_repository, "--termination-log", str(log)).end() == 1
     assert json.loads(log.read_text())["reason"] == "ModelRepositoryUnavailable"
     own_repository.path.mkdir()

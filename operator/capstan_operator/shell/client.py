@@ -53,7 +53,7 @@ class Api(Protocol):
         """Server-side apply a complete child; return what the cluster now has."""
 
     async def delete(self, resource: Resource, ref: ObjectRef) -> Manifest | None:
-        """Delete exactly this incarnation, its dependents in the background; return what is left of it."""
+        """Delete exactly this incarnation, its dependents first; return what is left of it."""
 
     async def put_status(self, resource: Resource, obj: Manifest, status: Manifest) -> Manifest:
         """Replace the status of exactly this version of the object; Stale when it has moved on."""
@@ -129,8 +129,11 @@ class KubernetesApi:
         return await self._json("apply", "PATCH", path, query, manifest, APPLY_PATCH)
 
     async def delete(self, resource: Resource, ref: ObjectRef) -> Manifest | None:
-        """See Api. None: it is gone. A Stale uid means that this incarnation is gone, too."""
-        options: Manifest = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        """See Api. None: it is gone. A Stale uid means that this incarnation is gone, too.
+
+        In the foreground: a Job stays until its pods are gone, so that plans see those and can wait for them.
+        """
+        options: Manifest = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Foreground"}
         if ref.uid:
             options["preconditions"] = {"uid": ref.uid}
         try:

@@ -87,7 +87,7 @@ async def test_delete_is_of_one_incarnation(cluster: Any, api: KubernetesApi) ->
         await api.delete(CONFIGMAPS, ObjectRef("v1", "ConfigMap", "ns", "a", made["metadata"]["uid"])) is None
     )
     assert not cluster.listed("configmaps")
-    assert cluster.bodies[-1]["propagationPolicy"] == "Background"
+    assert cluster.bodies[-1]["propagationPolicy"] == "Foreground"
     assert await api.delete(CONFIGMAPS, ObjectRef("v1", "ConfigMap", "ns", "a", "u")) is None
 
 

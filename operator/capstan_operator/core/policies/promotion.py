@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capstan_operator.core import get
+from capstan_operator.core import get, observed
 from capstan_operator.core.model import Manifest
 
 
@@ -15,6 +15,7 @@ def complete(deployment: Manifest | None, replicas: int) -> bool:
     """Whether a Deployment has all its pods, of its present template, and its controller has seen that."""
     return (
         deployment is not None
+        and not observed.deleted(deployment)
         and get.number(deployment, "status", "observedGeneration")
         >= get.number(deployment, "metadata", "generation")
         and get.number(deployment, "status", "updatedReplicas") >= replicas

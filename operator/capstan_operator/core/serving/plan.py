@@ -81,7 +81,9 @@ def _planned(
         now=now,
     )
     desired = children.deployment(resource, template, wanted, replicas, resolved.model.digest)
-    others = [children.kept(resource, stable_live, stable, replicas)] if candidate and stable_live else []
+    others = []
+    if candidate and stable_live is not None and not observed.deleted(stable_live):
+        others.append(children.kept(resource, stable_live, stable, replicas))
     keep = {names.revision(name, mark) for mark in (wanted, stable) if mark}
     new = status.status(facts)
     broken, refetch_after = refetch.due(pods, conditions.since(new, status.REVISION_READY), now)

@@ -78,8 +78,8 @@ def job(resource: Manifest, spec: TrainingJobSpec, attempt: int, settings: Setti
             "backoffLimit": 0,
             # A replacement beside a pod that is still ending would be a gang of old and new.
             "podReplacementPolicy": "Failed",
-            # Any failure fails the Job. With the policy, its condition also says which pod it was, and why: all
-            # that is left when the pod is gone.
+            # Any failure fails the Job. With the policy, its condition also says which pod it was and why,
+            # which is all that is left when the pod is gone.
             "podFailurePolicy": {
                 "rules": [
                     {

@@ -106,7 +106,6 @@ def kubelet_config(config: Config) -> str:
             "failCgroupV1": False,
             "failSwapOn": False,
             "featureGates": {"KubeletInUserNamespace": True},
-            "localStorageCapacityIsolation": False,
             "clusterDomain": "cluster.local",
             "clusterDNS": [str(config.address)],
             "podLogsDir": f"{config.state_dir}/pod-logs",

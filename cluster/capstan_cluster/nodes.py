@@ -15,11 +15,14 @@ Kubectl = Callable[..., str]
 
 
 def is_ready(node: dict[str, Any], since: float = 0) -> bool:
-    """Whether the node is ready, by a report not older than `since` (seconds since 1970)."""
+    """Whether the node is ready, by a report surely later than `since` (seconds since 1970).
+
+    Reports tell whole seconds: one of the same second may be the former kubelet's.
+    """
     for condition in node.get("status", {}).get("conditions", ()):
         if condition["type"] == "Ready":
             heard = datetime.fromisoformat(condition["lastHeartbeatTime"]).timestamp()
-            return bool(condition["status"] == "True") and heard >= int(since)
+            return bool(condition["status"] == "True") and heard > since
     return False
 
 

@@ -117,7 +117,8 @@ def kubelet_config(config: Config) -> str:
                 "imagefs.available": "1%",
             },
             "imageGCHighThresholdPercent": 100,
-            "nodeStatusReportFrequency": "10s",
+            "nodeStatusUpdateFrequency": "4s",
+            "nodeStatusReportFrequency": "4s",
             "serializeImagePulls": False,
         }
     )

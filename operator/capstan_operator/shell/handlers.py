@@ -39,10 +39,10 @@ def registry_of(
     async def hear(*, event: Any, **_: Any) -> None:
         heard(event["type"], event["object"])
 
-    kopf.on.login(registry=registry)(log_in)
+    kopf.on.login(id="log-in", registry=registry)(log_in)
     for resource in resources:
         group, _, version = resource.api_version.partition("/")
-        kopf.on.event(group, version, resource.plural, registry=registry)(hear)
+        kopf.on.event(group, version, resource.plural, id="hear", registry=registry)(hear)
     return registry
 
 

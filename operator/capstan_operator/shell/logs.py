@@ -68,9 +68,9 @@ class _WithoutNoise(logging.Filter):
         return "OS signals are ignored" not in record.getMessage()
 
 
-def configure(level: str, style: str, stream: TextIO = sys.stderr) -> None:
-    """Send all logging of the process to `stream`: `level` is a name, `style` json or text."""
-    handler = logging.StreamHandler(stream)
+def configure(level: str, style: str, stream: TextIO | None = None) -> None:
+    """Send all logging of the process to `stream` (stderr): `level` is a name, `style` json or text."""
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
     handler.addFilter(_WithoutNoise())
     root = logging.getLogger()

@@ -1,1 +1,1 @@
-"""The Capstan operator: api (the resources), core (the decisions, pure), shell (everything with an effect)."""
+"""The Capstan operator: api (the resources), core (pure decisions), shell (everything with an effect)."""

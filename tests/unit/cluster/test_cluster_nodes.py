@@ -3,7 +3,6 @@
 import json
 
 import pytest
-
 from capstan_cluster import nodes
 from capstan_cluster.config import GPU_RESOURCE, NODE_LABELS
 

@@ -114,7 +114,8 @@ def _load(arguments: argparse.Namespace) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    modules = tuple(dict.fromkeys(module_of(tool) for tool in arguments.tool)) or CLUSTER_MODULES
+    wanted = {module_of(tool).name for tool in arguments.tool}
+    modules = tuple(module for module in MODULES if module.name in wanted) or CLUSTER_MODULES
     Builder().build(modules, _Progress())
     return 0
 

@@ -15,6 +15,7 @@ from capstan_cluster.build import (
     key_of,
     module_of,
 )
+from capstan_cluster.cli import main
 from capstan_cluster.errors import ClusterError
 from capstan_cluster.preflight import go_suffices
 
@@ -121,3 +122,18 @@ def test_the_go_that_the_bootstrap_installs_suffices():
     versions = (ROOT / "scripts" / "versions.sh").read_text()
     (installed,) = re.findall(r"^GO_VERSION=(.*)$", versions, re.MULTILINE)
     assert go_suffices(f"go{installed}", go_minimum())
+
+
+def test_tools_are_built_by_name_each_module_once_and_without_names_what_the_cluster_needs(monkeypatch):
+    built = []
+    monkeypatch.setattr(Builder, "build", lambda self, modules, say: built.append([m.name for m in modules]))
+    assert main(["build", "kubectl", "helm", "kubelet"]) == 0
+    assert main(["build"]) == 0
+    assert built == [["kubernetes", "helm"], [module.name for module in CLUSTER_MODULES]]
+
+
+def test_a_tool_that_was_not_built_is_told(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("CAPSTAN_CACHE", str(tmp_path))
+    monkeypatch.setattr(Builder, "go_version", lambda self: "go1.26.6")
+    assert main(["path", "helm"]) == 1
+    assert "capstan-cluster build helm" in capsys.readouterr().err

@@ -41,7 +41,7 @@ class Running:
                 await asyncio.sleep(0.02)
 
     async def heard_of(self) -> None:
-        """Wait until kopf watches: told to stop while it scans, it takes five seconds to end, and not cleanly."""
+        """Wait until kopf watches: told to stop while it scans, it takes five seconds to end."""
         await self.until(
             lambda: any("/widgets?watch=true" in r for r in self.cluster.requests[self.begun :]), 20
         )

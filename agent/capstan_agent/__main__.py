@@ -21,12 +21,12 @@ from capstan_agent.termination import Output, Termination
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     message: Path = options.termination_log
     try:
         match options.verb:
             case "run":
-                return run(_command(options.command), options.grace, message, options.output_file)
+                return run(command(options.command), options.grace, message, options.output_file)
             case "install":
                 signal.signal(signal.SIGTERM, _terminated)
                 install(options.directory)
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
             case "fetch":
                 signal.signal(signal.SIGTERM, _terminated)
-                folder, output = fetch(_request(options), _say)
+                folder, output = fetch(request(options), _say)
                 termination.write(_fetched(folder, output), message)
     except AgentError as error:
         code = 2 if isinstance(error, UsageError) else 1
@@ -50,13 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """What the command line understands."""
+    top = argparse.ArgumentParser(
         prog="capstan-agent",
         description="Runs beside users' containers: puts models into pods and supervises training processes.",
         allow_abbrev=False,
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="install | fetch | run")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="install | fetch | run")
 
     put = verbs.add_parser(
         "install",
@@ -118,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
             default=termination.DEFAULT_PATH,
             help="where the termination message goes (default: %(default)s)",
         )
-    return parser
+    return top
 
 
 def _seconds(text: str) -> float:
@@ -128,14 +129,16 @@ def _seconds(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _command(words: list[str]) -> list[str]:
-    command = words[1:] if words[:1] == ["--"] else words
-    if not command:
+def command(words: list[str]) -> list[str]:
+    """The command to supervise, out of what follows the options of `run`."""
+    found = words[1:] if words[:1] == ["--"] else words
+    if not found:
         raise UsageError("There is no command to run: put it after --, as in: run -- python train.py")
-    return command
+    return found
 
 
-def _request(options: argparse.Namespace) -> Request:
+def request(options: argparse.Namespace) -> Request:
+    """What `fetch` was told."""
     return Request(
         options.uri, options.claims, options.target, options.model, options.version, options.digest or None
     )

@@ -31,8 +31,8 @@ from capstan_agent.launcher import launcher
 
 _LOADER = Path("/lib64/ld-linux-x86-64.so.2")
 _VERSION = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-_ENTRY = "run"
-_NAMES = (_ENTRY, "capstan-agent")
+ENTRY = "run"
+_NAMES = (ENTRY, "capstan-agent")
 
 # Parts of the standard library that a supervisor and a fetcher have no use for; together most of its size.
 _LEFT_OUT = frozenset(
@@ -95,8 +95,8 @@ def install(target: Path) -> None:
     home = Path(sys.executable).resolve().parent.parent
     try:
         target.mkdir(parents=True, exist_ok=True)
-        (target / _ENTRY).unlink(missing_ok=True)
-        if (home / _ENTRY).is_file() and (home / "lib" / "ld.so").is_file():
+        (target / ENTRY).unlink(missing_ok=True)
+        if (home / ENTRY).is_file() and (home / "lib" / "ld.so").is_file():
             _copy_tree(home, target)
         else:
             _gather(target)

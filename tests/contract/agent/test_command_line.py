@@ -1,0 +1,81 @@
+"""What the operator renders for the agent parses with the agent's own command line and means the same."""
+
+from datetime import UTC, datetime
+
+import pytest
+from capstan_agent import __main__ as agent
+from capstan_agent.install import ENTRY
+from capstan_agent.launched import command_line
+from capstan_operator.core.kinds import KINDS
+from capstan_operator.core.model import Observed, Settings
+
+SETTINGS = Settings(agent_image="agent:1", serving_image="serving:1")
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+DIGEST = "sha256:" + "0" * 64
+
+
+def pod_spec(kind, spec):
+    """The pod template of the child that a fresh resource gets, once the operator has made up its mind."""
+    (planner,) = [found for found in KINDS if found.kind == kind]
+    metadata = {"name": "one", "namespace": "ns", "uid": "u", "generation": 1}
+    resource = {"apiVersion": planner.api_version, "kind": kind, "metadata": metadata, "spec": spec}
+    for _ in range(3):
+        plan = planner.plan(resource, Observed(), NOW, SETTINGS)
+        resource["status"] = plan.status
+        for child in plan.apply:
+            if child["kind"] in {"Job", "Deployment"}:
+                return child["spec"]["template"]["spec"]
+    raise AssertionError(f"no pods: {plan.status}")
+
+
+def parsed(command):
+    """The command as the image of the agent, or the folder in the user's container, understands it."""
+    return agent.parser().parse_args(command_line(command))
+
+
+def training(**extra):
+    spec = {"framework": "pytorch", "image": "train:1", "command": ["torchrun", "--x"], "args": ["train.py"]}
+    return pod_spec("TrainingJob", spec | extra)
+
+
+def test_the_runner_is_installed_where_it_is_started():
+    pod = training()
+    (installer,) = pod["initContainers"]
+    installed = parsed(installer["command"])
+    assert installed.verb == "install"
+    (mount,) = installer["volumeMounts"]
+    assert mount["mountPath"] == str(installed.directory)
+    (trainer,) = pod["containers"]
+    assert trainer["command"][0] == str(installed.directory / ENTRY)
+    assert mount["name"] in {user["name"] for user in trainer["volumeMounts"]}
+    assert installer["image"] == "agent:1"
+
+
+@pytest.mark.parametrize(("period", "seconds"), [("60s", 60), ("1m30s", 90), ("2h", 7200), ("500ms", 0.5)])
+def test_the_runner_gets_the_users_command_and_grace(period, seconds):
+    pod = training(
+        checkpoint={"uri": "pvc://data/checkpoints", "gracePeriod": period},
+        output={"uri": "pvc://data/model", "format": "onnx"},
+    )
+    run = parsed(pod["containers"][0]["command"])
+    assert (run.verb, run.grace) == ("run", seconds)
+    assert agent.command(run.command) == ["torchrun", "--x", "train.py"]
+    variables = {entry["name"]: entry.get("value") for entry in pod["containers"][0]["env"]}
+    assert str(run.output_file) == f"{variables['CAPSTAN_OUTPUT_DIR']}/model.onnx"
+    assert pod["terminationGracePeriodSeconds"] > seconds, "the runner is killed before it can kill and tell"
+
+
+def test_the_fetcher_puts_the_model_where_the_server_looks():
+    model = {"uri": "pvc://data/model/model.onnx", "name": "digits", "version": "7", "digest": DIGEST}
+    pod = pod_spec("InferenceService", {"model": model})
+    (fetcher,) = [container for container in pod["initContainers"] if "fetch" in container["command"]]
+    fetch = parsed(fetcher["command"])
+    request = agent.request(fetch)
+    assert (request.uri, request.model, request.version) == (model["uri"], "digits", "7")
+    assert request.digest == DIGEST
+    (server,) = pod["containers"]
+    assert str(request.target) in server["command"]
+    mounted = {mount["mountPath"]: mount["name"] for mount in server["volumeMounts"]}
+    fetched = {mount["mountPath"]: mount["name"] for mount in fetcher["volumeMounts"]}
+    assert mounted[str(request.target)] == fetched[str(request.target)]
+    assert str(request.claims / "data") in fetched

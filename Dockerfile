@@ -37,7 +37,7 @@ RUN uv export --quiet --frozen --no-dev --no-emit-workspace --package capstan-op
     && uv export --quiet --frozen --no-dev --no-emit-workspace --package capstan-serving --extra gpu -o /lock/serving-gpu.txt \
     && uv export --quiet --frozen --no-dev --project examples/digits -o /lock/trainer-cuda.txt \
     && uv export --quiet --frozen --no-dev --project examples/digits -o /lock/trainer-cpu.txt \
-        --no-emit-package triton --no-emit-package nvidia-cudnn-cu13 --no-emit-package nvidia-nvtx
+        --no-emit-package triton
 
 # What every image starts from: the user, and an empty virtual environment. uv is mounted where it is needed and stays
 # outside; its settings do not. Without a cache it links what it unpacks instead of copying gigabytes. Bytecode is
@@ -128,7 +128,9 @@ USER 65532:65532
 EXPOSE 8000 8001 8002
 ENTRYPOINT ["capstan-serving"]
 
-# --- trainer: the example's programs and what they import
+# --- trainer: the example's programs and what they import. PyPI's PyTorch is linked with all of CUDA and starts only
+# if it finds it. What is left out for a CPU is what it then never maps: Triton (above), and what cuDNN and NVSHMEM
+# would load onto a GPU. The imports prove it, and leave the bytecode of what is used.
 FROM base AS trainer
 ARG DEVICE=cuda
 ENV OMP_NUM_THREADS=1 \
@@ -137,7 +139,13 @@ ENV OMP_NUM_THREADS=1 \
 COPY --from=lock /lock/trainer-${DEVICE}.txt /opt/capstan/requirements.txt
 RUN --mount=type=bind,from=tools,source=/tools/bin,target=/uv \
     --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
-    /uv/uv pip install --quiet --require-hashes --requirement /opt/capstan/requirements.txt
+    /uv/uv pip install --quiet --no-compile-bytecode --require-hashes --requirement /opt/capstan/requirements.txt \
+    && if [ "${DEVICE}" = cpu ]; then \
+        find /opt/capstan/lib/python3.*/site-packages/nvidia -type f \( -path '*/include/*' -o -name 'libcudnn_*' \
+            -o -name 'libnvshmem_device*' -o -name 'libcusolverMg*' -o -name 'libnvperf*' \) -delete; \
+    fi \
+    && PYTHONDONTWRITEBYTECODE='' python -c 'import onnxruntime, onnxscript, sklearn.datasets, torch.distributed.run, \
+torch.export, torch.nn.parallel, tritonclient.grpc, tritonclient.http'
 WORKDIR /app
 COPY examples/digits/*.py ./
 USER 65532:65532

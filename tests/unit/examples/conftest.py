@@ -1,0 +1,6 @@
+"""The example's programs import each other as scripts in one folder do."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "examples" / "digits"))

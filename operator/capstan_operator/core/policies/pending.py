@@ -53,6 +53,8 @@ _IMAGE: Final = frozenset(
 _NOISE: Final = re.compile(
     r'^(Back-off pulling image "[^"]*"|ErrImagePull|rpc error: code = \w+ desc =)[:\s]*'
 )
+#: What the scheduler adds about preemption and device claims helps nobody here.
+_ASIDE: Final = re.compile(r" (?:preemption:|no new claims to deallocate)")
 _NO_CLAIM: Final = re.compile(r'persistentvolumeclaim "([^"]+)" (not found|is being deleted)')
 
 #: Where the user says which image a container has.
@@ -237,11 +239,12 @@ def _starting(pod: Manifest, asked: Asked) -> Finding | None:
 
 
 def _scheduler(pod: Manifest) -> str:
-    """The scheduler's sentence on why it has found no node."""
+    """The scheduler's sentence on why it has found no node; empty when it has, or has not looked yet."""
     condition = observed.condition(pod, "PodScheduled")
     if condition.get("status") != "False":
         return ""
-    return get.text(condition, "message") or get.text(condition, "reason") or "no reason given"
+    said = get.text(condition, "message") or get.text(condition, "reason") or "no reason given"
+    return _ASIDE.split(said)[0].rstrip()
 
 
 _CHECKS: Final[tuple[Callable[[Manifest, Asked], Finding | None], ...]] = (

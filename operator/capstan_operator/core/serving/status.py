@@ -118,7 +118,7 @@ def _starting(facts: Facts) -> str:
 def _ready(facts: Facts) -> Condition:
     """Whether what the spec asks for is what answers."""
     if facts.realized:
-        message = f"All {facts.spec.replicas.min} pods of revision {facts.stable} answer requests."
+        message = f"{facts.answering} pods of revision {facts.stable} answer requests."
         return Condition(READY, TRUE, "Ready", message)
     reason, message = facts.finding.reason, facts.finding.message
     if facts.finding.reason in pending.PATIENT and facts.answering and facts.candidate:

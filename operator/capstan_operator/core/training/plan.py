@@ -15,13 +15,14 @@ from capstan_operator.core import events, get, labels, names, observed
 from capstan_operator.core import spec as specs
 from capstan_operator.core.model import Event, Manifest, ObjectRef, Observed, Plan, Settings
 from capstan_operator.core.policies import attempt as attempts
-from capstan_operator.core.policies import pending, restart
+from capstan_operator.core.policies import failure, pending, restart
 from capstan_operator.core.policies.failure import Failure
 from capstan_operator.core.policies.finding import Finding
 from capstan_operator.core.training import children, status
 
 #: Seconds for which a dead node's pods of an earlier attempt are waited for once their grace is over.
 LEFT_BEHIND: Final = 30.0
+ENDING: Final = "Ending"
 RESTARTING: Final = "Restarting"
 SPEC_CHANGED: Final = "SpecChanged"
 
@@ -67,7 +68,7 @@ def _active(
     if standing.state == "failed" and standing.failure is not None:
         return _failed(facts, standing.failure, service, seen)
     if standing.state == "ending":
-        finding = Finding("Ending", "A replica has ended, and the others are waited for.")
+        finding = Finding(ENDING, "A replica has ended, and the others are waited for.")
         return Plan(status.active(facts, finding), apply=(service,), requeue_after=standing.look_again)
 
     wait = _left_behind(seen, attempt, now)
@@ -93,8 +94,10 @@ def _why(facts: status.Facts) -> tuple[Finding, float | None]:
         if facts.attempt > 1:
             return Finding(RESTARTING, f"Attempt {facts.attempt} begins."), None
         return Finding(pending.PODS_PENDING, "The job's pods are being made."), None
+    if any(failure.began(pod) for pod in facts.pods):
+        return Finding(ENDING, "A replica has failed, and the others are ended."), None
     if facts.started == facts.spec.replicas:
-        return Finding("Running", f"All {facts.spec.replicas} replicas have started."), None
+        return Finding("Running", f"{facts.started} of {facts.spec.replicas} replicas have started."), None
     if not facts.pods:
         refused = pending.refused(facts.job, facts.now)
         if refused:
@@ -105,16 +108,14 @@ def _why(facts: status.Facts) -> tuple[Finding, float | None]:
     return pending.why(facts.pods, asked), None
 
 
-def _failed(facts: status.Facts, failure: Failure, service: Manifest, seen: Observed) -> Plan:
+def _failed(facts: status.Facts, why: Failure, service: Manifest, seen: Observed) -> Plan:
     old = get.mapping(facts.resource, "status")
-    if not restart.allowed(old, failure):
-        return Plan(
-            status=status.failed(facts, failure), delete=_unfinished(seen, facts.attempt), decision=True
-        )
+    if not restart.allowed(old, why):
+        return Plan(status=status.failed(facts, why), delete=_unfinished(seen, facts.attempt), decision=True)
     reason = Finding(
-        RESTARTING, f"Attempt {facts.attempt} failed ({failure.reason}) and is tried again: {failure.message}"
+        RESTARTING, f"Attempt {facts.attempt} failed ({why.reason}) and is tried again: {why.message}"
     )
-    update = {"restarts": restart.charged(old, failure), "failure": failure.json(facts.attempt)}
+    update = {"restarts": restart.charged(old, why), "failure": why.json(facts.attempt)}
     return _next_attempt(facts, reason, service, seen, update)
 
 

@@ -64,7 +64,7 @@ def restarting(facts: Facts, reason: Finding) -> Manifest:
 def succeeded(facts: Facts) -> Manifest:
     """All replicas have ended well."""
     output = _output(facts)
-    message = f"All {facts.spec.replicas} replicas have completed."
+    message = f"{facts.spec.replicas} of {facts.spec.replicas} replicas have completed."
     if output:
         message += f" The model is at {output['uri']}."
     result = _status(

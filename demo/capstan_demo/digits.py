@@ -1,6 +1,7 @@
 """The demo's acts on the cluster: train the digits model, serve it, query it.
 
-The samples are used as they stand. Only what differs between clusters is changed in them: the image, and the accelerator where no node offers it.
+The samples are used as they stand. Only what differs between clusters is changed in them: the image, and the
+accelerator where no node offers it.
 """
 
 import copy

@@ -85,8 +85,8 @@ class Kube:
         """Delete one object if it is there, and its dependents first."""
         where = ["-n", namespace] if namespace else []
         self.run(
-            "delete", kind, name, *where, "--ignore-not-found", f"--wait={str(wait).lower()}", "--cascade=foreground",
-            timeout=300,
+            "delete", kind, name, *where, "--ignore-not-found",
+            f"--wait={str(wait).lower()}", "--cascade=foreground", timeout=300,
         )  # fmt: skip
 
     def patch(self, kind: str, name: str, patch: Manifest, namespace: str | None = None) -> None:

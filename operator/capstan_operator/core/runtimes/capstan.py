@@ -10,6 +10,8 @@ from capstan_operator.core.model import Manifest
 HTTP: Final = 8000
 GRPC: Final = 8001
 METRICS: Final = 8002
+#: Seconds a pod answers on after its end was asked for.
+LINGER: Final = 5
 
 
 def server(image: str, repository: str) -> Manifest:
@@ -40,6 +42,8 @@ def server(image: str, repository: str) -> Manifest:
         "startupProbe": _probe("/v2/health/ready", periodSeconds=2, failureThreshold=900),
         "livenessProbe": _probe("/v2/health/live", periodSeconds=15, failureThreshold=4),
         "readinessProbe": _probe("/v2/health/ready", periodSeconds=5, failureThreshold=2),
+        # Proxies hear of a pod's end a moment later than the pod: until they have, it goes on answering.
+        "lifecycle": {"preStop": {"sleep": {"seconds": LINGER}}},
         "securityContext": dict(pods.READ_ONLY),
     }
 

@@ -11,12 +11,12 @@ from capstan_operator.api.inference_service import InferenceServiceSpec
 from capstan_operator.core import conditions, get, labels, observed, termination
 from capstan_operator.core.conditions import FALSE, READY, TRUE, UNKNOWN, Condition
 from capstan_operator.core.model import Manifest
-from capstan_operator.core.policies import pending, promotion
+from capstan_operator.core.policies import pending, promotion, refetch
 from capstan_operator.core.policies.finding import Finding
 from capstan_operator.core.policies.model import Resolved
 from capstan_operator.core.serving import children
 
-#: The spec's model is there to be fetched.
+#: The spec's model is there, and is one.
 MODEL_AVAILABLE: Final = "ModelAvailable"
 #: The revision the spec asks for is ready.
 REVISION_READY: Final = "RevisionReady"
@@ -24,6 +24,21 @@ REVISION_READY: Final = "RevisionReady"
 AVAILABLE: Final = "Available"
 #: kstatus: it will not become ready by itself.
 STALLED: Final = "Stalled"
+
+
+#: What pods say when it is the model that keeps them from being ready.
+_MODEL_REASONS: Final = frozenset(
+    {
+        "ModelNotFound",
+        "DigestMismatch",
+        "InvalidURI",
+        "PermissionDenied",
+        "SourceUnavailable",
+        refetch.MODEL_LOAD_FAILED,
+        pending.CLAIM_NOT_FOUND,
+        pending.CLAIM_NOT_BOUND,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +133,8 @@ def _starting(facts: Facts) -> str:
 def _ready(facts: Facts) -> Condition:
     """Whether what the spec asks for is what answers."""
     if facts.realized:
-        message = f"{facts.answering} pods of revision {facts.stable} answer requests."
+        wanted = facts.spec.replicas.min
+        message = f"Revision {facts.stable} answers requests with {facts.answering} of {wanted} pods."
         return Condition(READY, TRUE, "Ready", message)
     reason, message = facts.finding.reason, facts.finding.message
     if facts.finding.reason in pending.PATIENT and facts.answering and facts.candidate:
@@ -136,6 +152,8 @@ def _available(facts: Facts) -> Condition:
 
 def _model_available(facts: Facts) -> Condition:
     found = facts.resolved.finding
+    if facts.resolved.available and facts.finding.reason in _MODEL_REASONS:
+        return Condition(MODEL_AVAILABLE, FALSE, facts.finding.reason, facts.finding.message)
     return Condition(
         MODEL_AVAILABLE, TRUE if facts.resolved.available else FALSE, found.reason, found.message
     )

@@ -11,7 +11,7 @@ from capstan_operator.api.training_job import TrainingJobSpec
 from capstan_operator.core import conditions, get, observed, termination
 from capstan_operator.core.conditions import FALSE, READY, TRUE, UNKNOWN, Condition
 from capstan_operator.core.model import Manifest
-from capstan_operator.core.policies import pending
+from capstan_operator.core.policies import pending, restart
 from capstan_operator.core.policies.failure import Failure
 from capstan_operator.core.policies.finding import Finding
 from capstan_operator.core.training import children
@@ -83,7 +83,9 @@ def succeeded(facts: Facts) -> Manifest:
 def failed(facts: Facts, failure: Failure) -> Manifest:
     """The job has failed for good."""
     where = f"{failure.pod}: " if failure.pod else ""
-    message = f"{where}{failure.message} To try again, delete this TrainingJob and create it anew."
+    spent = restart.spent(get.mapping(facts.resource, "status"), failure.class_)
+    again = f" It has been restarted {spent} times, and is not any more." if spent else ""
+    message = f"{where}{failure.message}{again} To try again, delete this TrainingJob and create it anew."
     result = _status(
         facts,
         FAILED,

@@ -351,7 +351,9 @@ mod tests {
     impl Backend for Echo {
         fn execute(&self, inputs: Vec<Tensor>, _: &[usize]) -> Result<(Vec<Tensor>, Phases)> {
             self.started.send(inputs[0].shape.clone()).unwrap();
-            self.go.lock().unwrap().recv().unwrap();
+            let go = self.go.lock().unwrap();
+            go.recv_timeout(Duration::from_secs(10)).unwrap();
+            drop(go);
             if inputs[0].data.contains(&13) {
                 return Err(Failure::invalid("13"));
             }

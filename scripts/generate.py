@@ -1,5 +1,6 @@
 """Writes what is generated, each from the one before: `make generate`. A test checks that nothing is stale.
 
+models -> docs/api.md
 models -> manifests/crds -> the chart's copy of them -> the chart with its default values -> manifests/base
 """
 
@@ -12,6 +13,7 @@ from pathlib import Path
 import yaml
 from capstan_cluster.build import Builder, module_of
 from capstan_operator.api.crd import crds
+from capstan_operator.api.reference import reference
 
 SOURCE = Path(__file__).resolve().parents[1]
 GENERATED = "# Generated: change the models or the chart, then `make generate`.\n"
@@ -57,6 +59,8 @@ def main(root: Path) -> None:
     """Generate everything below `root`."""
     files = write_crds(root / "manifests/crds")
     copy(files, root / "charts/capstan/charts/capstan-crds/files")
+    (root / "docs").mkdir(exist_ok=True)
+    (root / "docs/api.md").write_text(reference())
     write_base(root / "charts/capstan", root / "manifests/base/operator.yaml")
 
 

@@ -1,4 +1,4 @@
-"""`pytest tests/golden --update-golden` writes what the plans are now; look at the diff before committing it."""
+"""`pytest tests/golden --update-golden` writes what the plans are now: look at the diff before committing."""
 
 import pytest
 

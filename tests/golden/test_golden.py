@@ -1,7 +1,7 @@
-"""Plans as a whole, from manifests to manifests: <case>/input.yaml, with what is observed -> <case>/want.yaml.
+"""Plans as a whole, from manifests to manifests: <case>/input.yaml -> <case>/want.yaml.
 
-input.yaml holds the resource first, then the children and references that are observed. The time is always the
-same.
+input.yaml holds the resource first, then the children and references that are observed. The time is always
+the same.
 """
 
 from dataclasses import asdict
@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import yaml
-
 from capstan_operator.core.kinds import KINDS
 from capstan_operator.core.model import Kind, Manifest, Observed, Plan, Settings
 

@@ -229,11 +229,11 @@ def _unplaced(pod: Manifest, asked: Asked) -> Finding | None:
 def _starting(pod: Manifest, asked: Asked) -> Finding | None:
     del asked
     for container in observed.containers(pod):
-        if container.init and not container.ended_well and container.state.get("running"):
+        if container.init and not container.ended_well and "running" in container.state:
             return Finding(INITIALIZING, f"The container {container.name} prepares the pod.")
     if all(c.ready or c.ended_well for c in observed.containers(pod)) and observed.is_true(pod, "Ready"):
         return None
-    if any(not c.init and c.state.get("running") for c in observed.containers(pod)):
+    if any(not c.init and "running" in c.state for c in observed.containers(pod)):
         return Finding(INITIALIZING, "The containers run and are not ready yet.")
     return Finding(INITIALIZING, "The containers are being made: images are pulled and volumes mounted.")
 

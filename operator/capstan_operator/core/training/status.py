@@ -181,7 +181,7 @@ def _has_started(pod: Manifest) -> bool:
     if observed.terminal(pod):
         return True
     return any(
-        container.name == children.TRAINER and bool(container.state.get("running"))
+        container.name == children.TRAINER and "running" in container.state
         for container in observed.containers(pod)
     )
 

@@ -1,0 +1,167 @@
+"""The CRDs are structural, current, and say the same as the models; the samples fit them."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from capstan_operator.api.crd import crds, schema
+from capstan_operator.api.inference_service import InferenceService
+from capstan_operator.api.reference import reference
+from capstan_operator.api.training_job import TrainingJob
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+ROOT = Path(__file__).parents[3]
+SAMPLES = sorted((ROOT / "manifests" / "samples").glob("*.yaml"))
+KINDS = {"TrainingJob": TrainingJob, "InferenceService": InferenceService}
+TRAINING = {"framework": "pytorch", "image": "img"}
+
+
+def nodes(schema: Any, path: str = "") -> list[tuple[str, dict[str, Any]]]:
+    """All schemas inside a schema, with their paths."""
+    found = [(path, schema)]
+    for name, field in schema.get("properties", {}).items():
+        found += nodes(field, f"{path}.{name}")
+    for inner in ("items", "additionalProperties"):
+        if isinstance(schema.get(inner), dict):
+            found += nodes(schema[inner], f"{path}[]")
+    return found
+
+
+def all_nodes() -> list[tuple[str, dict[str, Any]]]:
+    roots = [
+        (crd["spec"]["names"]["kind"], crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"])
+        for crd in crds()
+    ]
+    return [node for kind, root in roots for node in nodes(root, kind)]
+
+
+@pytest.mark.parametrize("crd", crds(), ids=lambda crd: crd["metadata"]["name"])
+def test_the_committed_crds_are_current(crd: dict[str, Any]) -> None:
+    committed = (ROOT / "manifests" / "crds" / f"{crd['metadata']['name']}.yaml").read_text()
+    assert yaml.safe_load(committed) == crd, "run make generate"
+
+
+def test_the_committed_reference_is_current() -> None:
+    assert (ROOT / "docs" / "api.md").read_text() == reference(), "run make generate"
+
+
+def test_schemas_are_structural() -> None:
+    for path, node in all_nodes():
+        assert not {"$ref", "anyOf", "oneOf", "title", "const", "$defs", "propertyNames"} & set(node), path
+        assert "type" in node or node.get("x-kubernetes-int-or-string"), path
+        if node.get("type") == "object" and path.count("."):
+            assert (
+                "properties" in node
+                or node.get("x-kubernetes-preserve-unknown-fields")
+                or "additionalProperties" in node
+                or path.endswith(".metadata")
+            ), path
+
+
+def test_every_field_explains_itself() -> None:
+    silent = [
+        path
+        for path, node in all_nodes()
+        if not node.get("description") and not re.search(r"(\[\]|\.metadata)$", path)
+    ]
+    assert silent == []
+
+
+def test_what_rules_look_at_is_bounded() -> None:
+    """The API server estimates what a rule may cost from the largest object that fits the schema."""
+    for path, node in all_nodes():
+        if ".status" in path:
+            continue
+        if node.get("type") == "array":
+            assert "maxItems" in node, path
+        if node.get("type") == "string" and "enum" not in node and path.count(".") > 1:
+            assert "maxLength" in node, path
+
+
+def test_defaults_reach_what_is_left_out() -> None:
+    spec = schema(InferenceService)["properties"]["spec"]["properties"]
+    assert spec["replicas"]["default"] == {"min": 1}
+    assert spec["runtime"]["default"] == {"name": "capstan"}
+
+
+def test_lists_that_are_maps_say_so() -> None:
+    status = schema(TrainingJob)["properties"]["status"]["properties"]
+    assert status["conditions"]["x-kubernetes-list-map-keys"] == ["type"]
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.name)
+def test_the_samples_fit(path: Path) -> None:
+    documents = [doc for doc in yaml.safe_load_all(path.read_text()) if doc["kind"] in KINDS]
+    assert documents
+    for document in documents:
+        model = KINDS[document["kind"]]
+        jsonschema.validate(document, schema(model) | {"additionalProperties": True})
+        model.model_validate({"spec": document["spec"]})
+
+
+BAD: list[tuple[str, dict[str, Any], str]] = [
+    ("TrainingJob", {"framework": "pytroch", "image": "i"}, "framework"),
+    ("TrainingJob", {**TRAINING, "replicas": "two"}, "replicas"),
+    ("TrainingJob", {**TRAINING, "replicas": 0}, "greater than or equal to 1"),
+    ("TrainingJob", {**TRAINING, "replicas": True}, "replicas"),
+    ("TrainingJob", {**TRAINING, "relpicas": 2}, "relpicas"),
+    ("TrainingJob", {**TRAINING, "command": []}, "command"),
+    ("TrainingJob", {**TRAINING, "output": {"uri": "s3://bucket/model"}}, "pvc://<claim>/<path>"),
+    ("TrainingJob", {**TRAINING, "output": {"uri": "pvc://claim/../../etc"}}, "pvc://<claim>/<path>"),
+    ("TrainingJob", {**TRAINING, "output": {"uri": "pvc://claim"}}, "pvc://<claim>/<path>"),
+    ("TrainingJob", {**TRAINING, "output": {"uri": "pvc://claim//x"}}, "pvc://<claim>/<path>"),
+    ("TrainingJob", {**TRAINING, "output": {"uri": "pvc://claim/x\n"}}, "pvc://<claim>/<path>"),
+    ("TrainingJob", {**TRAINING, "checkpoint": {"uri": "pvc://a/b", "gracePeriod": "5 minutes"}}, "90s"),
+    ("TrainingJob", {**TRAINING, "accelerator": {"type": "amd-mi300x"}}, "amd.com/gpu"),
+    ("TrainingJob", {**TRAINING, "accelerator": {"resource": "gpu"}}, "nvidia.com/gpu"),
+    (
+        "TrainingJob",
+        {**TRAINING, "accelerator": {}, "resources": {"limits": {"nvidia.com/gpu": 2}}},
+        "accelerator.count only",
+    ),
+    ("TrainingJob", {**TRAINING, "env": [{"name": "A", "value": "1", "valueFrom": {}}]}, "not both"),
+    ("TrainingJob", {**TRAINING, "processesPerReplica": "many"}, "processesPerReplica"),
+    ("InferenceService", {}, "model"),
+    ("InferenceService", {"model": {}}, "exactly one of uri and fromTrainingJob"),
+    ("InferenceService", {"model": {"uri": "pvc://a/b", "fromTrainingJob": {"name": "a"}}}, "exactly one"),
+    ("InferenceService", {"model": {"uri": "pvc://a/b", "digest": "md5:1"}}, "sha256"),
+    ("InferenceService", {"model": {"uri": "pvc://a/b", "version": "v3"}}, "whole number"),
+    ("InferenceService", {"model": {"uri": "pvc://a/b", "name": "../x"}}, "letters"),
+    ("InferenceService", {"model": {"fromTrainingJob": {"name": "Upper"}}}, "lower-case"),
+]
+
+
+@pytest.mark.parametrize(("kind", "spec", "sentence"), BAD)
+def test_a_bad_spec_is_refused_with_a_sentence(kind: str, spec: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        KINDS[kind].model_validate({"spec": spec})
+    assert sentence in str(error.value)
+
+
+def test_the_same_sentences_are_in_the_schema() -> None:
+    """What Python says by a rule or a pattern, the API server says too."""
+    said = " ".join(v["message"] for _, node in all_nodes() for v in node.get("x-kubernetes-validations", ()))
+    for sentence in (
+        "exactly one of uri",
+        "accelerator.count only",
+        "amd.com/gpu",
+        "pvc://<claim>",
+        "not both",
+        "auto or a number",
+    ):
+        assert sentence in said
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.from_regex(r"pvc://[a-z]{1,3}(/[A-Za-z0-9._-]{1,4}){1,3}/?", fullmatch=True))
+def test_no_uri_that_is_taken_leaves_its_claim(uri: str) -> None:
+    try:
+        TrainingJob.model_validate({"spec": {**TRAINING, "output": {"uri": uri}}})
+    except ValidationError:
+        return
+    assert not {".", "..", ""} & set(uri.removeprefix("pvc://").rstrip("/").split("/"))

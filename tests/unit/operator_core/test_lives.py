@@ -1,0 +1,413 @@
+"""Whole lives, pass by pass, on a small simulated cluster: what a user sees from beginning to end."""
+
+from __future__ import annotations
+
+import copy
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from capstan_operator.core.conflicts import with_conflict, with_rejection
+from capstan_operator.core.kinds import KINDS
+from capstan_operator.core.model import Event, Manifest, ObjectRef, Observed, Plan, Settings
+
+SETTINGS = Settings(agent_image="agent:1", serving_image="serving:1")
+DIGEST = "sha256:" + "1" * 64
+
+
+class World:
+    """One resource and its children. Deleting in the foreground takes until `pods_end`."""
+
+    def __init__(self, kind: str, spec: Manifest) -> None:
+        self.kind = next(k for k in KINDS if k.kind == kind)
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
+        self.children: dict[tuple[str, str], Manifest] = {}
+        self.references: tuple[Manifest, ...] = ()
+        self.events: list[Event] = []
+        self.serial = 0
+        metadata = {"name": "digits", "namespace": "ns", "uid": "uid-owner", "generation": 1}
+        self.resource: Manifest = {
+            "apiVersion": "capstan.dev/v1alpha1",
+            "kind": kind,
+            "metadata": metadata,
+            "spec": spec,
+        }
+
+    def plan(self, settings: Settings = SETTINGS) -> Plan:
+        seen = Observed(tuple(copy.deepcopy(list(self.children.values()))), self.references)
+        return self.kind.plan(copy.deepcopy(self.resource), seen, self.now, settings)
+
+    def step(self, settings: Settings = SETTINGS) -> Plan:
+        plan = self.plan(settings)
+        self.resource["status"] = plan.status
+        self.events += plan.events
+        for child in plan.apply:
+            self.apply(child)
+        for ref in plan.delete:
+            self.delete(ref)
+        self.now += timedelta(seconds=1)
+        return plan
+
+    def apply(self, child: Manifest) -> None:
+        key = (child["kind"], child["metadata"]["name"])
+        live = self.children.get(key, {})
+        self.serial += 1
+        metadata = {"uid": f"uid-{self.serial}", "generation": 1, "creationTimestamp": self.now.isoformat()}
+        assert not live.get("metadata", {}).get("deletionTimestamp"), "the shell would wait"
+        if live and child["kind"] == "Job":
+            assert live["spec"]["template"] == child["spec"]["template"], "a Job's template is immutable"
+        self.children[key] = {
+            **live,
+            **child,
+            "metadata": {**metadata, **live.get("metadata", {}), **child["metadata"]},
+        }
+
+    def delete(self, ref: ObjectRef) -> None:
+        live = self.children[ref.kind, ref.name]
+        assert live["metadata"]["uid"] == ref.uid
+        owned = [
+            c
+            for c in self.children.values()
+            if any(o["uid"] == ref.uid for o in c["metadata"].get("ownerReferences", ()))
+        ]
+        if not owned:
+            del self.children[ref.kind, ref.name]
+        for obj in (live, *owned) if owned else ():
+            obj["metadata"]["deletionTimestamp"] = (self.now + timedelta(seconds=30)).isoformat()
+            obj["metadata"]["deletionGracePeriodSeconds"] = 30
+
+    def pods_end(self) -> None:
+        self.children = {k: c for k, c in self.children.items() if "deletionTimestamp" not in c["metadata"]}
+
+    def controller(self, kind: str) -> Manifest:
+        return [c for k, c in sorted(self.children.items()) if k[0] == kind][-1]
+
+    def pod(self, controller: Manifest, index: int, **status: Any) -> Manifest:
+        name = f"{controller['metadata']['name']}-{index}"
+        labels = {
+            **controller["spec"]["template"]["metadata"]["labels"],
+            "batch.kubernetes.io/job-completion-index": str(index),
+        }
+        metadata = {
+            "name": name,
+            "uid": f"uid-{name}",
+            "labels": labels,
+            "creationTimestamp": self.now.isoformat(),
+            "ownerReferences": [{"uid": controller["metadata"]["uid"], "controller": True}],
+        }
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": metadata,
+            "spec": {"nodeName": "n"},
+            "status": status,
+        }
+        self.children["Pod", name] = pod
+        return pod
+
+    def run(self, controller: Manifest, count: int) -> None:
+        conditions = [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "True"}]
+        for index in range(count):
+            states = [
+                {"name": "trainer", "image": "i", "ready": True, "state": {"running": {"startedAt": "x"}}}
+            ]
+            self.pod(controller, index, phase="Running", conditions=conditions, containerStatuses=states)
+
+    def end(self, controller: Manifest, index: int, code: int, **words: Any) -> None:
+        state = {
+            "exitCode": code,
+            "finishedAt": self.now.isoformat(),
+            "message": json.dumps({"capstan": 1, **words}),
+        }
+        states = [{"name": "trainer", "image": "i", "ready": False, "state": {"terminated": state}}]
+        self.pod(controller, index, phase="Failed" if code else "Succeeded", containerStatuses=states)
+
+    def condition(self, obj: Manifest, *kinds: str) -> None:
+        found = [{"type": k, "status": "True", "lastTransitionTime": self.now.isoformat()} for k in kinds]
+        obj["status"] = {**obj.get("status", {}), "conditions": found}
+
+    @property
+    def status(self) -> Manifest:
+        return self.resource["status"]
+
+    def ready(self) -> tuple[str, str]:
+        found = self.status["conditions"][0]
+        assert found["type"] == "Ready"
+        return found["status"], found["reason"]
+
+
+def training(**spec: Any) -> World:
+    base = {
+        "framework": "pytorch",
+        "image": "i",
+        "command": ["torchrun", "t.py"],
+        "replicas": 2,
+        "output": {"uri": "pvc://c/m"},
+    }
+    return World("TrainingJob", {**base, **spec})
+
+
+def test_a_job_that_succeeds() -> None:
+    world = training()
+    assert world.step().decision is False
+    assert (world.status["phase"], world.status["attempt"]) == ("Pending", 1)
+    world.run(world.controller("Job"), 2)
+    world.step()
+    assert (world.status["phase"], world.ready()) == ("Running", ("True", "Running"))
+    job = world.controller("Job")
+    world.condition(job, "Complete")
+    world.step()
+    assert world.status["phase"] == "Running", "the replicas' last words are waited for"
+    world.end(job, 0, 0, **{"class": "ok", "reason": "Completed", "output": {"digest": DIGEST}})
+    world.end(job, 1, 0, **{"class": "ok", "reason": "Completed"})
+    plan = world.step()
+    assert plan.decision
+    assert world.status["output"] == {"uri": "pvc://c/m/model.onnx", "digest": DIGEST}
+    assert world.ready() == ("True", "Succeeded")
+    finished = copy.deepcopy(world.status)
+    world.children.clear()
+    assert world.step().apply == ()
+    assert world.status == finished
+    assert [event.reason for event in world.events] == ["PodsPending", "Running", "Ending", "Succeeded"]
+
+
+def test_a_gang_that_loses_a_pod_starts_again_when_the_old_is_gone() -> None:
+    world = training()
+    world.step()
+    first = world.controller("Job")
+    world.run(first, 2)
+    world.step()
+    world.children["Pod", "digits-worker-1-1"]["metadata"] |= {"deletionTimestamp": world.now.isoformat()}
+    plan = world.step()
+    assert plan.decision
+    assert (world.status["attempt"], world.status["restarts"], world.status["phase"]) == (
+        2,
+        {"infrastructure": 1},
+        "Restarting",
+    )
+    assert ("Job", "digits-worker-2") not in world.children, "the old gang still ends"
+    again = world.step()
+    assert not again.decision
+    assert again.requeue_after is not None
+    world.pods_end()
+    world.step()
+    assert ("Job", "digits-worker-2") in world.children
+    assert world.status["failure"]["reason"] == "PodDeleted"
+    world.run(world.controller("Job"), 2)
+    world.step()
+    assert world.ready() == ("True", "Running")
+
+
+def test_pods_of_a_dead_node_are_not_waited_for_for_ever() -> None:
+    world = training()
+    world.step()
+    world.run(world.controller("Job"), 2)
+    world.children["Pod", "digits-worker-1-0"]["metadata"] |= {"deletionTimestamp": world.now.isoformat()}
+    world.step()
+    world.now += timedelta(seconds=61)
+    world.step()
+    assert ("Job", "digits-worker-2") in world.children
+
+
+def test_restarts_run_out() -> None:
+    world = training()
+    for _ in range(12):
+        world.step()
+        job = world.children.get(("Job", f"digits-worker-{world.status['attempt']}"))
+        if job is not None and world.status["phase"] != "Failed":
+            world.condition(job, "FailureTarget", "Failed")
+        world.pods_end()
+    assert (world.status["phase"], world.status["attempt"], world.status["restarts"]) == (
+        "Failed",
+        4,
+        {"infrastructure": 3},
+    )
+    assert "restarted 3 times" in world.status["conditions"][0]["message"]
+
+
+def test_a_users_failure_is_not_repeated() -> None:
+    world = training()
+    world.step()
+    job = world.controller("Job")
+    world.end(job, 1, 3, **{"class": "user", "reason": "NonZeroExit", "message": "m", "log": "KeyError"})
+    world.condition(job, "FailureTarget", "Failed")
+    world.step()
+    assert (world.status["phase"], world.status["failure"]["class"]) == ("Failed", "user")
+    assert {c["type"]: c["status"] for c in world.status["conditions"]}["Stalled"] == "True"
+    assert ("Job", "digits-worker-1") in world.children, "kept for its logs"
+
+
+def test_a_changed_spec_is_a_new_attempt_also_of_one_that_failed() -> None:
+    world = training()
+    world.step()
+    world.resource["spec"] = {**world.resource["spec"], "image": "other"}
+    world.condition(world.controller("Job"), "Failed")
+    plan = world.step()
+    assert plan.decision
+    assert (world.status["attempt"], "restarts" in world.status) == (2, False)
+    world.step()
+    assert world.controller("Job")["spec"]["template"]["spec"]["containers"][0]["image"] == "other"
+
+
+def test_a_new_release_restarts_no_job_and_repairs_it_all_the_same() -> None:
+    world = training()
+    world.step()
+    job = world.controller("Job")
+    job["spec"]["parallelism"] = 0
+    plan = world.step(Settings(agent_image="agent:2", serving_image="serving:2"))
+    assert not plan.decision
+    assert world.controller("Job")["spec"]["parallelism"] == 2
+    assert world.controller("Job")["spec"]["template"]["spec"]["initContainers"][0]["image"] == "agent:1"
+
+
+def test_a_job_deleted_by_hand_is_made_again() -> None:
+    world = training()
+    world.step()
+    del world.children["Job", "digits-worker-1"]
+    world.step()
+    assert ("Job", "digits-worker-1") in world.children
+    assert world.status["attempt"] == 1
+
+
+def serving(**model: Any) -> World:
+    return World("InferenceService", {"model": model or {"uri": "pvc://c/m.onnx"}})
+
+
+def up(deployment: Manifest) -> None:
+    deployment["status"] = {"observedGeneration": 9, "updatedReplicas": 1, "readyReplicas": 1}
+
+
+def test_a_revision_takes_over_when_it_is_ready() -> None:
+    world = serving()
+    world.step()
+    first = world.controller("Deployment")
+    assert world.ready() == ("False", "PodsPending")
+    up(first)
+    assert world.step().decision
+    stable = world.status["revisions"]["stable"]["hash"]
+    assert world.ready() == ("True", "Ready")
+
+    world.resource["spec"] = {"model": {"uri": "pvc://c/two.onnx"}}
+    world.step()
+    assert (world.ready(), world.status["phase"]) == (("False", "Updating"), "Updating")
+    selector = world.children["Service", "digits"]["spec"]["selector"]
+    assert selector["capstan.dev/revision"] == stable
+    candidate = world.status["revisions"]["candidate"]["hash"]
+    up(world.children["Deployment", f"digits-{candidate}"])
+    plan = world.step()
+    assert plan.decision
+    assert world.children["Service", "digits"]["spec"]["selector"]["capstan.dev/revision"] == candidate
+    assert list(world.status["revisions"]) == ["stable"]
+    assert ("Deployment", f"digits-{stable}") not in world.children
+    assert "Promoted" in [event.reason for event in world.events]
+
+
+def test_going_back_to_the_revision_in_use_needs_no_promotion() -> None:
+    world = serving()
+    world.step()
+    up(world.controller("Deployment"))
+    world.step()
+    spec = world.resource["spec"]
+    world.resource["spec"] = {"model": {"uri": "pvc://c/broken.onnx"}}
+    world.step()
+    assert len([k for k in world.children if k[0] == "Deployment"]) == 2
+    world.resource["spec"] = spec
+    assert not world.step().decision
+    assert world.ready() == ("True", "Ready")
+    assert len([k for k in world.children if k[0] == "Deployment"]) == 1
+
+
+def test_the_revision_in_use_keeps_its_replicas_while_the_next_is_broken() -> None:
+    world = serving()
+    world.step()
+    first = world.controller("Deployment")
+    up(first)
+    world.step()
+    world.resource["spec"] = {"model": {"uri": "pvc://c/broken.onnx"}}
+    world.step()
+    name = first["metadata"]["name"]
+    world.children["Deployment", name]["spec"]["replicas"] = 0
+    world.step()
+    assert world.children["Deployment", name]["spec"]["replicas"] == 1
+
+
+def test_a_model_is_served_on_when_its_job_is_gone() -> None:
+    world = serving(fromTrainingJob={"name": "job"})
+    world.step()
+    assert world.ready() == ("False", "TrainingJobNotFound")
+    job = {
+        "kind": "TrainingJob",
+        "metadata": {"name": "job"},
+        "spec": {"output": {}},
+        "status": {"phase": "Running"},
+    }
+    world.references = (job,)
+    world.step()
+    assert world.ready() == ("False", "TrainingJobNotFinished")
+    job["status"] = {"phase": "Succeeded", "output": {"uri": "pvc://c/m/model.onnx", "digest": DIGEST}}
+    world.step()
+    assert world.status["model"]["digest"] == DIGEST
+    up(world.controller("Deployment"))
+    world.step()
+    world.references = ()
+    plan = world.step()
+    assert (plan.delete, world.ready()) == ((), ("True", "Ready"))
+    found = {c["type"]: (c["status"], c["reason"]) for c in world.status["conditions"]}
+    assert found["ModelAvailable"] == ("False", "TrainingJobNotFound")
+
+
+def test_a_model_that_cannot_be_loaded_is_fetched_again_less_and_less_often() -> None:
+    world = serving()
+    world.step()
+    deployment = world.controller("Deployment")
+    words = json.dumps({"capstan": 1, "class": "user", "reason": "ModelLoadFailed", "message": "m"})
+    last = {"terminated": {"exitCode": 1, "message": words}}
+    container = {"name": "server", "image": "s", "ready": False, "state": {"waiting": {}}, "lastState": last}
+    ages: list[float] = []
+    for _ in range(6):
+        pod = world.pod(deployment, 0, phase="Running", containerStatuses=[container])
+        born = world.now
+        pod["metadata"]["creationTimestamp"] = born.isoformat()
+        while ("Pod", pod["metadata"]["name"]) in world.children:
+            plan = world.step()
+            assert world.ready() == ("False", "ModelLoadFailed")
+            world.now += timedelta(seconds=(plan.requeue_after or 1) - 1)
+        ages.append((world.now - born).total_seconds())
+    assert ages == sorted(ages)
+    assert ages[0] < 40 < 60 < ages[-1]
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "expected"),
+    [
+        ("Forbidden", 'jobs.batch "x" is forbidden: exceeded quota: q', "QuotaExceeded"),
+        ("Forbidden", 'User "u" cannot patch resource "jobs"', "NotAllowed"),
+        ("Forbidden", "denied by a policy", "ChildRefused"),
+        ("Invalid", "spec.template: no", "ChildRefused"),
+        ("BeingDeleted", "it goes", "BeingDeleted"),
+        ("not a reason", "m", "ChildRefused"),
+    ],
+)
+def test_what_the_api_server_refuses(reason: str, message: str, expected: str) -> None:
+    world = training()
+    plan = world.plan()
+    ref = ObjectRef("batch/v1", "Job", "ns", "digits-worker-1")
+    told = with_rejection(plan, world.resource, ref, reason, message, world.now)
+    world.resource["status"] = told.status
+    assert world.ready() == ("False", expected)
+    assert message in told.status["conditions"][0]["message"]
+    assert told.requeue_after is not None
+    assert [event.reason for event in told.events] == [expected]
+
+
+def test_a_conflict_is_told_once_and_heals() -> None:
+    world = training()
+    ref = ObjectRef("v1", "Service", "ns", "digits-peers")
+    told = with_conflict(world.plan(), world.resource, ref, world.now)
+    world.resource["status"] = told.status
+    assert world.ready() == ("False", "OwnershipConflict")
+    assert "digits-peers" in told.status["conditions"][0]["message"]
+    again = with_conflict(world.plan(), world.resource, ref, world.now + timedelta(seconds=9))
+    assert (again.status, again.events) == (told.status, ())
+    assert [event.reason for event in world.step().events] == ["PodsPending"]

@@ -339,7 +339,7 @@ def test_a_model_is_served_on_when_its_job_is_gone() -> None:
     job = {
         "kind": "TrainingJob",
         "metadata": {"name": "job"},
-        "spec": {"output": {}},
+        "spec": {"output": {"uri": "pvc://c/m"}},
         "status": {"phase": "Running"},
     }
     world.references = (job,)

@@ -11,6 +11,7 @@ where a TrainingJob puts it. So are the two folders:
 
 import argparse
 import json
+import logging
 import os
 import pickle
 import time
@@ -143,6 +144,7 @@ def train(options: argparse.Namespace, device: torch.device, split: digits.Split
 
 def export(network: nn.Module, path: Path, examples: Tensor) -> None:
     """Write the network as ONNX with a free batch dimension, once it is seen to answer as PyTorch does."""
+    torch._logging.set_logs(all=logging.ERROR)  # its exporter warns of packages that are not needed here
     network.cpu().eval()
     program = torch.onnx.export(
         network, (examples[:2],), input_names=["image"], output_names=["logits"],

@@ -1,4 +1,4 @@
-"""Builds Capstan's container images from the one Dockerfile: with a Docker engine, or without one, buildah.
+"""Builds Capstan's container images from the one Dockerfile: with a Docker engine, or, without one, buildah.
 
     references = build(["operator", "agent"], say=print)
 

@@ -1,5 +1,6 @@
 """Builds what is missing, in the order that keeps a machine busy, and says how long each step took."""
 
+import fcntl
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,16 +33,25 @@ def build(
         local = {"BASE_IMAGE": base.reference(base.suite()), "NATIVE": "prebuilt"}
     arguments = {name: {**catalogue.IMAGES[name].arguments(gpu), **local} for name in names}
     references = {name: catalogue.reference(catalogue.IMAGES[name], arguments[name]) for name in arguments}
-    missing = [name for name, reference in references.items() if not engine.has(reference)]
-    for name, reference in references.items():
-        if name not in missing:
-            say(f"{reference} is there already")
-    if missing and isinstance(engine, Buildah):
-        _prepare(missing, engine, say)
-    for name in missing:
-        with _timed(say, f"{references[name]} built"):
-            engine.build(name, references[name], arguments[name])
+    with _alone():
+        missing = [name for name, reference in references.items() if not engine.has(reference)]
+        for name, reference in references.items():
+            if name not in missing:
+                say(f"{reference} is there already")
+        if missing and isinstance(engine, Buildah):
+            _prepare(missing, engine, say)
+        for name in missing:
+            with _timed(say, f"{references[name]} built"):
+                engine.build(name, references[name], arguments[name])
     return references
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Wait for whoever builds images of this repository now: what they build need not be built twice."""
+    with (catalogue.ROOT / "Dockerfile").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _prepare(missing: list[str], buildah: Buildah, say: Say) -> None:

@@ -83,7 +83,7 @@ class Buildah:
 
     def build(self, target: str, reference: str, arguments: Mapping[str, str]) -> None:
         """See Engine."""
-        steps = ["--isolation", "chroot", "--layers", "--pull=never"]
+        steps = ["--isolation", "chroot", "--layers", "--force-rm", "--pull=never"]
         run(["buildah", "build", *steps, *_options(target, reference, arguments), ROOT])
 
     def push(self, reference: str, destination: str) -> None:

@@ -71,7 +71,8 @@ class Asked:
 def why(pods: Sequence[Manifest], asked: Asked) -> Finding:
     """Why these pods are not all running."""
     found = (check(pod, asked) for check in _CHECKS for pod in pods if not observed.terminal(pod))
-    return next((finding for finding in found if finding), Finding(PODS_PENDING, "Waiting for pods."))
+    settled = Finding(INITIALIZING, "The pods that are there are ready, and are being counted.")
+    return next((finding for finding in found if finding), settled)
 
 
 def refused(controller: Manifest, now: datetime) -> Finding | None:

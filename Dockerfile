@@ -146,6 +146,8 @@ RUN --mount=type=bind,from=tools,source=/tools/bin,target=/uv \
     fi \
     && PYTHONDONTWRITEBYTECODE='' python -c 'import onnxruntime, onnxscript, sklearn.datasets, torch.distributed.run, \
 torch.export, torch.nn.parallel, tritonclient.grpc, tritonclient.http'
+# ONNX Runtime, which checks the exported model, reports home unless it is told not to.
+ENV ORT_DISABLE_TELEMETRY=1
 WORKDIR /app
 COPY examples/digits/*.py ./
 USER 65532:65532

@@ -72,8 +72,3 @@ class Containerd:
                 log.seek(0)
                 lines = log.read().decode(errors="replace").strip()
                 raise ClusterError(f"{image} could not be brought to the node:\n{lines}")
-
-
-def archive_for(image: str, target: Path, runner: Run = run) -> None:
-    """Write an image of buildah's storage as the archive that `kind` and `k3d` take."""
-    runner(["buildah", "push", "--quiet", image, f"docker-archive:{target}:{image}"])

@@ -7,8 +7,6 @@ cluster of theirs; otherwise the local one.
 import json
 import os
 import shutil
-import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +18,6 @@ from capstan_cluster.cluster import Cluster
 from capstan_cluster.commands import Run, run
 from capstan_cluster.config import CONTEXT, Config, cache_dir
 from capstan_cluster.errors import ClusterError
-from capstan_cluster.images import archive_for
 
 Loads = Literal["containerd", "kind", "k3d", "none"]
 """How images are brought to the cluster's nodes; `none`: they must be in a registry."""
@@ -49,31 +46,21 @@ class Target:
         return self.runner(command, stdin=stdin, env=self.environment, timeout=timeout)
 
     def load(self, *images: str) -> None:
-        """Bring images from buildah's storage to the nodes."""
+        """Bring images to the nodes: to kind and k3d from Docker, to the local cluster from buildah."""
+        name = self.context.partition("-")[2]
         match self.loads:
             case "containerd":
                 assert self.local  # noqa: S101  resolve() sets both or neither
                 self.local.load(images)
-            case "kind" | "k3d":
-                for image in images:
-                    self._load_archive(image)
+            case "kind":
+                self.runner(["kind", "load", "docker-image", *images, "--name", name])
+            case "k3d":
+                self.runner(["k3d", "image", "import", *images, "--cluster", name])
             case "none":
                 raise ClusterError(
                     f"images cannot be brought to the nodes of {self.context} from here",
                     "push them to a registry (make images REGISTRY=...), and name it: make demo REGISTRY=...",
                 )
-
-    def _load_archive(self, image: str) -> None:
-        name = self.context.partition("-")[2]
-        began = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="capstan-load-") as folder:
-            archive = Path(folder) / "image.tar"
-            archive_for(image, archive, self.runner)
-            if self.loads == "kind":
-                self.runner(["kind", "load", "image-archive", archive, "--name", name])
-            else:
-                self.runner(["k3d", "image", "import", archive, "--cluster", name])
-        self.say(f"loaded {image} in {time.monotonic() - began:.1f} s")
 
 
 Which = Callable[[str], str | None]
@@ -92,7 +79,7 @@ def resolve(
     environ = os.environ if environ is None else environ
     if context:
         return _named(context, say, runner, which, environ)
-    if tool := _docker_tool(runner, which):
+    if tool := docker_tool(runner, which):
         _need_kubectl(which)
         return _with_docker(tool, config or Config.load(environ), say, runner, environ)
     cluster = Cluster(config or Config.load(environ), say, Builder(), runner)
@@ -120,7 +107,7 @@ def _named(context: str, say: Say, runner: Run, which: Which, environ: Mapping[s
     return Target(kubeconfig, context, loads, say=say, runner=runner)
 
 
-def _docker_tool(runner: Run, which: Which) -> Literal["kind", "k3d"] | None:
+def docker_tool(runner: Run = run, which: Which = shutil.which) -> Literal["kind", "k3d"] | None:
     """Kind or k3d, when it is there and Docker's engine answers."""
     tool: Literal["kind", "k3d"] | None = "kind" if which("kind") else "k3d" if which("k3d") else None
     if not tool or not which("docker"):

@@ -8,7 +8,7 @@ import os
 import sys
 
 from capstan_cluster.errors import ClusterError
-from capstan_images import ImageError, build
+from capstan_images import ImageError
 
 from capstan_demo import deploy, digits, environment, report
 from capstan_demo.kube import KubectlError, WaitTimeout
@@ -44,15 +44,11 @@ def parser() -> argparse.ArgumentParser:
 def tell(arguments: argparse.Namespace) -> None:
     """Tell the whole story; raise on the first thing that goes wrong."""
     story = Story("Capstan: from `kubectl apply` to an answered query, on a real Kubernetes")
-    with story.step("A Kubernetes cluster"):
-        kube, load = environment.cluster(arguments.context, story.say)
+    published = environment.Published(arguments.registry, arguments.tag) if arguments.registry else None
+    with story.step("A Kubernetes cluster, and Capstan's images on it"):
+        prepared = environment.prepare(story.say, arguments.context, published)
+        kube, images = prepared.kube, prepared.images
         story.say(kube.run("get", "nodes", "-L", "accelerator").strip())
-    with story.step("Capstan's images"):
-        if arguments.registry:
-            images = environment.published(arguments.registry, arguments.tag)
-        else:
-            images = build(environment.IMAGES, say=story.say)
-            load(*images.values())
     with story.step("Capstan itself, from its Helm chart"):
         deploy.install(kube, environment.helm(story.say), images, story.say)
     if arguments.install_only:

@@ -26,7 +26,8 @@ def install(kube: Kube, helm: str, images: Mapping[str, str], say: Callable[[str
     command = [
         helm, "upgrade", "--install", RELEASE, str(ROOT / "charts" / "capstan"),
         "--kube-context", kube.context,
-        "--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "180s", "--values", "-",
+        "--namespace", NAMESPACE, "--create-namespace",
+        "--take-ownership", "--wait", "--timeout", "180s", "--values", "-",
     ]  # fmt: skip
     done = subprocess.run(
         command,

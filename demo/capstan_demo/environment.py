@@ -2,11 +2,12 @@
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from capstan_cluster.build import Builder, module_of
-from capstan_cluster.target import resolve
-from capstan_images import build
+from capstan_cluster.target import Target, docker_tool, resolve
+from capstan_images import Buildah, Docker, build
 
 from capstan_demo import deploy
 from capstan_demo.kube import Kube
@@ -17,6 +18,18 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Published:
+    """Images that a registry holds."""
+
+    registry: str
+    tag: str
+
+    def references(self) -> dict[str, str]:
+        """Return each image's reference."""
+        return {name: f"{self.registry}/{name}:{self.tag}" for name in IMAGES}
+
+
+@dataclass(frozen=True, slots=True)
 class Environment:
     """Where the demo and the end-to-end tests run, and the images they run."""
 
@@ -24,30 +37,44 @@ class Environment:
     images: dict[str, str]
 
 
-def cluster(context: str | None, say: Say) -> tuple[Kube, Callable[..., None]]:
-    """Return a cluster that is up, and what brings images to its nodes."""
-    target = resolve(context, say=say)
-    return Kube(target.kubeconfig, target.context, target.kubectl_program), target.load
+def prepare(say: Say = print, context: str | None = None, published: Published | None = None) -> Environment:
+    """Return a cluster that is up and has, or can pull, Capstan's images.
+
+    `context`: a context of the user's kubeconfig. `published`: images to use instead of building them.
+    """
+    if published:
+        target, images = resolve(context, say=say), published.references()
+    elif context or docker_tool():
+        target = resolve(context, say=say)
+        images = build(IMAGES, say, engine=_engine(target))
+    else:
+        # The first time is long: building Kubernetes keeps the processors busy, the images network and disk.
+        with ThreadPoolExecutor() as pool:
+            building = pool.submit(build, IMAGES, say, engine=Buildah())
+            target = resolve(say=say)
+            helm(say)
+            images = building.result()
+    if not published:
+        target.load(*images.values())
+    return Environment(Kube(target.kubeconfig, target.context, target.kubectl_program), images)
 
 
-def published(registry: str, tag: str) -> dict[str, str]:
-    """Return the references of images that a registry holds."""
-    return {name: f"{registry}/{name}:{tag}" for name in IMAGES}
+def ready(say: Say = print, context: str | None = None, published: Published | None = None) -> Environment:
+    """Return a cluster with Capstan installed; see `prepare`."""
+    environment = prepare(say, context, published)
+    deploy.install(environment.kube, helm(say), environment.images, say)
+    return environment
+
+
+def _engine(target: Target) -> Buildah | Docker:
+    """Return what builds images where this cluster takes them from."""
+    return Docker() if target.loads in ("kind", "k3d") else Buildah()
 
 
 def helm(say: Say) -> str:
-    """Return helm's path: the user's own version 3 or 4, else one that is built here."""
+    """Return helm's path: the user's own, else one that is built here."""
     if found := shutil.which("helm"):
         return found
     builder = Builder()
     builder.build((module_of("helm"),), say)
     return str(builder.path("helm"))
-
-
-def ready(say: Say = print, context: str | None = None) -> Environment:
-    """Return a cluster with Capstan installed, bringing up whatever is missing."""
-    kube, load = cluster(context, say)
-    images = build(IMAGES, say=say)
-    load(*images.values())
-    deploy.install(kube, helm(say), images, say)
-    return Environment(kube, images)

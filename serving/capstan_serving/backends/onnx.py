@@ -5,18 +5,22 @@ by an absolute path, by `..` or through a symbolic link; a contract test holds i
 """
 
 import ctypes
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from capstan_serving._native import Batch
 from capstan_serving.errors import InvalidArgument, ModelLoadError
 from capstan_serving.signature import Signature, TensorSpec
+
+# ONNX Runtime reports home unless it is told not to, before it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 FILE = "model.onnx"
 

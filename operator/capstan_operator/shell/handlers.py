@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import kopf
+from kopf._cogs.structs.references import Insights  # an argument of kopf.operator() without a public name
 
 from capstan_operator.core.model import Manifest
 from capstan_operator.shell.keys import Resource
@@ -120,15 +121,17 @@ class KopfThread:
             if self._stop.is_set():
                 listed.cancel()
                 return
-            begun = self._loop.time()
+            begun, insights = self._loop.time(), Insights()
+            over = asyncio.create_task(self._over(stopped, insights))
             try:
                 await kopf.operator(
                     registry=registry,
                     settings=settings_of(),
+                    insights=insights,
                     standalone=True,
                     clusterwide=not self._namespaces,
                     namespaces=self._namespaces,
-                    stop_flag=self._stop,
+                    stop_flag=over,
                 )
                 if not self._stop.is_set():
                     raise RuntimeError("it ended by itself")
@@ -137,6 +140,15 @@ class KopfThread:
                 delay = backoff(failures, random.random())
                 logger.warning("kopf gave up, beginning anew in %.1f s: %r", delay, error)
                 await asyncio.wait((stopped,), timeout=delay)
+            finally:
+                over.cancel()
+
+    async def _over(self, stopped: asyncio.Future[Any], insights: Insights) -> None:
+        """Return when kopf has to end: told to, or without all kinds, for which it would never look again."""
+        scanned = asyncio.create_task(insights.ready_resources.wait())
+        await asyncio.wait((stopped, scanned), return_when=asyncio.FIRST_COMPLETED)
+        if len(insights.watched_resources) == len(self._resources):
+            await asyncio.wait((stopped,))
 
     def _lost(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Keep quiet about the requests that kopf abandons when it is told to stop."""

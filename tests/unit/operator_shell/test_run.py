@@ -145,6 +145,17 @@ async def test_waits_for_the_crds_and_recovers_when_they_are_replaced(
     assert not it.task.done()
 
 
+async def test_a_kind_that_kopf_did_not_find_is_looked_for_again(
+    cluster: Any, start: Any, widget: Any, until: Any
+) -> None:
+    cluster.fail(r"GET /apis/test.dev/v1$", 404, times=1)  # as when a CRD is replaced in that moment
+    it = start()
+    await it.heard_of()
+    assert not cluster.faults
+    widget(children=["a"])
+    await until(lambda: (status_of(cluster) or {}).get("children") == ["a"], 20)
+
+
 async def test_kopf_losing_its_rights_is_begun_anew(
     cluster: Any, start: Any, widget: Any, until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

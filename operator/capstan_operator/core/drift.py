@@ -44,6 +44,9 @@ def _contains_field(live: dict[str, Any], key: str, desired: Any) -> bool:
             name in live[key] and (live[key][name] == amount or quantity.same(live[key][name], amount))
             for name, amount in desired.items()
         )
+    if key == "selector":
+        # Nobody may add to it: one label more, and a Service has no pods.
+        return bool(live[key] == desired)
     if key == "sizeLimit":
         return quantity.same(live[key], desired)
     return _contains(live[key], desired)

@@ -172,6 +172,18 @@ def test_a_job_that_succeeds() -> None:
     assert [event.reason for event in world.events] == ["PodsPending", "Running", "Ending", "Succeeded"]
 
 
+def test_a_replica_whose_container_has_ended_before_its_pod_still_counts_as_started() -> None:
+    world = training()
+    world.step()
+    job = world.controller("Job")
+    world.run(job, 2)
+    world.step()
+    world.end(job, 0, 0, **{"class": "ok", "reason": "Completed"})
+    world.children["Pod", f"{job['metadata']['name']}-0"]["status"]["phase"] = "Running"
+    world.step()
+    assert (world.status["phase"], world.ready()) == ("Running", ("True", "Running"))
+
+
 def test_a_gang_that_loses_a_pod_starts_again_when_the_old_is_gone() -> None:
     world = training()
     world.step()

@@ -104,6 +104,12 @@ def test_what_others_change_is(change: dict[str, Any]) -> None:
     assert drift.differs(live(**change), DESIRED)
 
 
+def test_a_label_added_to_a_selector_is_drift() -> None:
+    desired = {"spec": {"selector": {"a": "1"}}}
+    assert not drift.differs({"spec": {"selector": {"a": "1"}}}, desired)
+    assert drift.differs({"spec": {"selector": {"a": "1", "b": "2"}}}, desired)
+
+
 BASE = {
     "metadata": {"labels": {"a": "1"}},
     "spec": {

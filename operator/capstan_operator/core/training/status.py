@@ -180,8 +180,9 @@ def _replicas(facts: Facts) -> Manifest:
 def _has_started(pod: Manifest) -> bool:
     if observed.terminal(pod):
         return True
+    # A container that has ended is seen before its pod has.
     return any(
-        container.name == children.TRAINER and "running" in container.state
+        container.name == children.TRAINER and {"running", "terminated"} & container.state.keys()
         for container in observed.containers(pod)
     )
 

@@ -199,7 +199,7 @@ class Builder:
         except ClusterError as error:
             raise ClusterError(
                 f"{module.name} could not be built: {error.message}",
-                "the Go modules come from GOPROXY (https://proxy.golang.org by default): is the network up?",
+                "its Go modules come from where GOPROXY says: is the network up?",
             ) from None
         finally:
             shutil.rmtree(work, ignore_errors=True)

@@ -5,24 +5,38 @@ Exits non-zero when any of it fails.
 
 import argparse
 import os
+import shutil
 import sys
+from pathlib import Path
 
 from capstan_cluster.errors import ClusterError
 from capstan_images import ImageError
 
 from capstan_demo import deploy, digits, environment, report
-from capstan_demo.kube import KubectlError, WaitTimeout
+from capstan_demo.kube import Kube, KubectlError, WaitTimeout
 from capstan_demo.story import Story, table
 
 NEXT = """\
-export KUBECONFIG={kubeconfig}
+{setup}
 kubectl -n capstan-demo get trainingjobs,inferenceservices,pods
 kubectl -n capstan-demo describe trainingjob digits
 kubectl explain inferenceservice.spec.model
-kubectl -n capstan-demo port-forward service/digits 8000 &
+kubectl -n capstan-demo port-forward service/digits 8000 & sleep 1
 curl -s localhost:8000/v2/models/digits
-kubectl apply -n capstan-demo -f manifests/samples/trainingjob-custom.yaml
+# a new revision takes over when it is ready, a broken one never does
+kubectl -n capstan-demo patch infsvc digits --type merge -p '{{"spec": {{"model": {{"version": "2"}}}}}}'
+kubectl -n capstan-demo get infsvc digits --watch
 make down    # take all of it away again"""
+
+
+def setup(kube: Kube) -> str:
+    """Return what a shell needs so that `kubectl` is one, and talks to this cluster."""
+    lines = [f"export KUBECONFIG={kube.kubeconfig}"]
+    if not shutil.which("kubectl"):
+        lines.append(f"export PATH=$PATH:{Path(kube.kubectl).parent}")
+    if kube.run("config", "current-context").strip() != kube.context:
+        lines.append(f"kubectl config use-context {kube.context}")
+    return "\n".join(lines)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -71,7 +85,7 @@ def tell(arguments: argparse.Namespace) -> None:
     print(f"{report.outcome(job, service, measured)}\n\nTime per step\n{table(story.times())}\n")
     if short := report.problems(job, service, measured):
         raise digits.DemoError("\n".join(short))
-    print("What to try next\n" + NEXT.format(kubeconfig=kube.kubeconfig))
+    print("What to try next\n" + NEXT.format(setup=setup(kube)))
 
 
 def main() -> int:

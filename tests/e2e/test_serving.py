@@ -206,6 +206,26 @@ def test_an_impossible_model_is_refused_with_a_sentence(
         kube.apply(bad, namespace=namespace)
 
 
+def test_a_server_image_that_does_not_exist_is_named_and_heals(installed, kube: Kube, namespace: str) -> None:
+    write(kube, installed, namespace, "one.onnx", adder(1))
+    bad = service("pvc://models/one.onnx")
+    bad["spec"]["runtime"] = {"image": "localhost/capstan/nothing-of-this-name:1"}
+    kube.apply(bad, namespace=namespace)
+    resource = kube.wait("inferenceservice", "adder", namespace, because("Ready", "ImagePullFailed"))
+    assert "nothing-of-this-name" in condition(resource, "Ready")["message"]
+    kube.apply(service("pvc://models/one.onnx"), namespace=namespace)
+    kube.wait("inferenceservice", "adder", namespace, ready)
+
+
+def test_deleting_the_resource_mid_start_deletes_all_of_it(installed, kube: Kube, namespace: str) -> None:
+    write(kube, installed, namespace, "one.onnx", adder(1))
+    kube.apply(service("pvc://models/one.onnx"), namespace=namespace)
+    until(lambda: bool(kube.list("deployments", namespace, "capstan.dev/name=adder")), seconds=60)
+    kube.delete("inferenceservice", "adder", namespace)
+    for kind in ("deployments", "pods", "services"):
+        until(lambda kind=kind: not kube.list(kind, namespace, "capstan.dev/name=adder"), seconds=90)
+
+
 def test_children_deleted_by_hand_come_back(installed, kube: Kube, namespace: str) -> None:
     write(kube, installed, namespace, "one.onnx", adder(1))
     kube.apply(service("pvc://models/one.onnx"), namespace=namespace)

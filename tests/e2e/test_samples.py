@@ -1,0 +1,38 @@
+"""The samples that the demo does not run, as they stand but for the image and the name of the accelerator."""
+
+import copy
+
+import pytest
+import tritonclient.http
+from capstan_demo.digits import sample
+from capstan_demo.kube import Kube
+
+from tests.e2e.test_serving import CLAIM, adder, ready, write
+from tests.e2e.test_training import finished, phase
+
+pytestmark = pytest.mark.cluster
+
+
+def test_the_custom_training_job(installed, kube: Kube, namespace: str) -> None:
+    (job,) = sample("trainingjob-custom.yaml")
+    job["spec"]["image"] = installed.images["operator"]
+    kube.apply(job, namespace=namespace)
+    assert phase(kube.wait("trainingjob", "hello", namespace, finished)) == "Succeeded"
+    said = kube.run("logs", "-n", namespace, "-l", "capstan.dev/name=hello", "-c", "trainer", "--tail=-1")
+    assert said.count("one of 3") == 3
+    assert "Hello from hello-worker-1-2.hello-peers" in said
+
+
+def test_the_inference_service_of_a_volume(installed, kube: Kube, namespace: str) -> None:
+    (service,) = copy.deepcopy(sample("inferenceservice-pvc.yaml"))
+    service["spec"]["accelerator"]["type"] = "nvidia-a100"  # what the local node has
+    kube.apply(CLAIM, namespace=namespace)
+    write(kube, installed, namespace, "resnet50/model.onnx", adder(1))
+    kube.apply(service, namespace=namespace)
+    served = kube.wait("inferenceservice", "resnet50", namespace, ready)
+    assert served["status"]["replicas"] == {"desired": 2, "ready": 2}
+    assert served["status"]["model"]["version"] == "3"
+    with kube.port_forward("service/resnet50", namespace, 8000) as ports:
+        assert tritonclient.http.InferenceServerClient(f"127.0.0.1:{ports[8000]}").is_model_ready(
+            "resnet", "3"
+        )

@@ -1,6 +1,5 @@
 """What tests on a cluster start from: Capstan as a user has it, images and chart, on a real Kubernetes."""
 
-import os
 import re
 from collections.abc import Iterator
 
@@ -13,7 +12,7 @@ from capstan_demo.kube import Kube
 @pytest.fixture(scope="session")
 def installed() -> environment.Environment:
     """The cluster with Capstan's chart installed; built and booted when it is not there."""
-    return environment.ready(context=os.environ.get("CONTEXT") or None)
+    return environment.ready()
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from pathlib import Path
 from capstan_cluster.config import Config
 from capstan_cluster.errors import ClusterError
 
+_WANTED = frozenset({"cpu", "cpuset", "memory", "hugetlb", "pids"})
+
 
 def hierarchies(mountinfo: str) -> list[Path]:
     """Where the control group hierarchies are mounted: one of v2, or one a controller of v1."""
@@ -29,7 +31,29 @@ def _roots(config: Config) -> list[Path]:
 def create(config: Config) -> None:
     """Make the group in every hierarchy; the kubelet wants to find it."""
     for root in _roots(config):
+        pass_on(root.parent)
         root.mkdir(exist_ok=True)
+
+
+def pass_on(mount: Path) -> None:
+    """Let groups under a v2 mount have the controllers that the kubelet wants and the mount offers.
+
+    On a fresh boot systemd passes on only some of them. In a container the mount is a group with processes
+    of its own, which may not pass anything on: they are moved into a group beside ours first.
+    """
+    offered, passed = mount / "cgroup.controllers", mount / "cgroup.subtree_control"
+    if not offered.exists():
+        return  # v1
+    missing = (set(offered.read_text().split()) & _WANTED) - set(passed.read_text().split())
+    if not missing:
+        return
+    if (mount / "cgroup.type").exists():
+        leaf = mount / "init"
+        leaf.mkdir(exist_ok=True)
+        for pid in (mount / "cgroup.procs").read_text().split():
+            with contextlib.suppress(OSError):  # ended in between
+                (leaf / "cgroup.procs").write_text(pid)
+    passed.write_text(" ".join(f"+{controller}" for controller in sorted(missing)))
 
 
 def kill(config: Config, *, seconds: float = 10) -> None:

@@ -10,6 +10,7 @@ from capstan_cluster.build import CLUSTER_MODULES, MODULES, Builder, module_of
 from capstan_cluster.cluster import Cluster
 from capstan_cluster.config import Config
 from capstan_cluster.errors import ClusterError
+from capstan_cluster.target import delete_with_docker
 
 _EPILOG = """\
 every option can also be set in the environment, as CAPSTAN_CLUSTER_STATE_DIR and so on;
@@ -88,7 +89,8 @@ def _up(arguments: argparse.Namespace) -> int:
 
 
 def _down(arguments: argparse.Namespace) -> int:
-    Cluster(_config(arguments), _Progress()).down()
+    if not delete_with_docker(_config(arguments), _Progress()):
+        Cluster(_config(arguments), _Progress()).down()
     return 0
 
 

@@ -42,7 +42,11 @@ def run(
             capture_output=True,
             text=True,
             errors="replace",
-            env={**os.environ, **env} if env else None,
+            env={
+                **os.environ,
+                "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin",
+                **(env or {}),
+            },
             cwd=cwd,
             timeout=timeout,
             check=False,

@@ -131,9 +131,7 @@ def _with_docker(
         make = ["kind", "create", "cluster", "--name", name, "--kubeconfig", kubeconfig, "--wait", "180s"]
         fetch = ["kind", "export", "kubeconfig", "--name", name, "--kubeconfig", kubeconfig]
     else:
-        there = any(
-            item["name"] == name for item in json.loads(runner(["k3d", "cluster", "list", "-o", "json"]))
-        )
+        there = name in _k3d_clusters(runner)
         make = ["k3d", "cluster", "create", name, "--wait", "--kubeconfig-update-default=false"]
         fetch = ["k3d", "kubeconfig", "write", name, "--output", kubeconfig]
     if not there:
@@ -145,6 +143,25 @@ def _with_docker(
         if not nodes.offers(node, config.gpus):
             nodes.offer(target.kubectl, node["metadata"]["name"], config.gpus)
     return target
+
+
+def delete_with_docker(
+    config: Config, say: Say = print, runner: Run = run, which: Which = shutil.which
+) -> bool:
+    """Delete the cluster that kind or k3d made for us; return whether there was one."""
+    tool = docker_tool(runner, which)
+    if tool == "kind" and config.name in runner(["kind", "get", "clusters"]).split():
+        runner(["kind", "delete", "cluster", "--name", config.name])
+    elif tool == "k3d" and config.name in _k3d_clusters(runner):
+        runner(["k3d", "cluster", "delete", config.name])
+    else:
+        return False
+    say(f"deleted the cluster {config.name} of {tool}")
+    return True
+
+
+def _k3d_clusters(runner: Run) -> list[str]:
+    return [item["name"] for item in json.loads(runner(["k3d", "cluster", "list", "-o", "json"]))]
 
 
 def _need_kubectl(which: Which) -> None:

@@ -34,8 +34,7 @@ def setup(kube: Kube) -> str:
     lines = [f"export KUBECONFIG={kube.kubeconfig}"]
     if not shutil.which("kubectl"):
         lines.append(f"export PATH=$PATH:{Path(kube.kubectl).parent}")
-    if kube.run("config", "current-context").strip() != kube.context:
-        lines.append(f"kubectl config use-context {kube.context}")
+    lines.append(f"kubectl config use-context {kube.context}")
     return "\n".join(lines)
 
 
@@ -44,12 +43,21 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         prog="capstan-demo", description="Train, export, serve and query a model on a Kubernetes cluster."
     )
+    given = {name: os.environ.get(name) or None for name in ("CONTEXT", "REGISTRY", "TAG")}
     options.add_argument(
-        "--context", help="a context of your kubeconfig; without one, a local cluster is booted"
+        "--context",
+        default=given["CONTEXT"],
+        help="a context of your kubeconfig; without one, a local cluster is booted ($CONTEXT)",
     )
-    options.add_argument("--registry", help="take the images from this registry instead of building them")
     options.add_argument(
-        "--tag", default="0.1.0", help="the images' tag in that registry (default: %(default)s)"
+        "--registry",
+        default=given["REGISTRY"],
+        help="take the images from this registry instead of building them ($REGISTRY)",
+    )
+    options.add_argument(
+        "--tag",
+        default=given["TAG"] or environment.VERSION,
+        help="the images' tag in that registry ($TAG; default: %(default)s)",
     )
     options.add_argument("--install-only", action="store_true", help="stop when Capstan runs on the cluster")
     return options
@@ -91,7 +99,6 @@ def tell(arguments: argparse.Namespace) -> None:
 def main() -> int:
     """Run the demo; return the exit status."""
     arguments = parser().parse_args()
-    arguments.context = arguments.context or os.environ.get("CONTEXT") or None
     try:
         tell(arguments)
     except (ClusterError, ImageError, deploy.HelmError, digits.DemoError, KubectlError, WaitTimeout) as error:

@@ -9,14 +9,14 @@ import json
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from capstan_demo.deploy import ROOT
-from capstan_demo.kube import Kube, Manifest, condition
+from capstan_demo.kube import Kube, KubectlError, Manifest, condition
 
 NAMESPACE = "capstan-demo"
 NAME = "digits"
@@ -155,5 +155,6 @@ def explaining(kube: Kube, say: Say) -> Iterator[None]:
             ("get", "trainingjobs,inferenceservices,jobs,pods", "-o", "wide"),
             ("get", "events", "--field-selector", "type=Warning", "--sort-by", ".lastTimestamp"),
         ):
-            say(kube.run(*args, "-n", NAMESPACE))
+            with suppress(KubectlError):
+                say(kube.run(*args, "-n", NAMESPACE))
         raise

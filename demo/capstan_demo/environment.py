@@ -1,9 +1,11 @@
 """A cluster with Capstan on it: the one the user names, or a local one that is built and booted."""
 
+import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 
 from capstan_cluster.build import Builder, module_of
 from capstan_cluster.target import Target, docker_tool, resolve
@@ -17,12 +19,15 @@ IMAGES = ("operator", "serving", "agent", "trainer")
 Say = Callable[[str], None]
 
 
+VERSION = version("capstan-demo")
+
+
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Images that a registry holds."""
+    """Images that a registry holds: by default those of this release."""
 
-    registry: str
-    tag: str
+    registry: str = "ghcr.io/capstan-dev"
+    tag: str = VERSION
 
     def references(self) -> dict[str, str]:
         """Return each image's reference."""
@@ -42,11 +47,11 @@ def prepare(say: Say = print, context: str | None = None, published: Published |
 
     `context`: a context of the user's kubeconfig. `published`: images to use instead of building them.
     """
-    if published:
-        target, images = resolve(context, say=say), published.references()
-    elif context or docker_tool():
+    if published or context or docker_tool():
         target = resolve(context, say=say)
-        images = build(IMAGES, say, engine=_engine(target))
+        if target.loads == "none":
+            published = published or Published()
+        images = published.references() if published else build(IMAGES, say, engine=_engine(target))
     else:
         # The first time is long: building Kubernetes keeps the processors busy, the images network and disk.
         with ThreadPoolExecutor() as pool:
@@ -59,9 +64,11 @@ def prepare(say: Say = print, context: str | None = None, published: Published |
     return Environment(Kube(target.kubeconfig, target.context, target.kubectl_program), images)
 
 
-def ready(say: Say = print, context: str | None = None, published: Published | None = None) -> Environment:
-    """Return a cluster with Capstan installed; see `prepare`."""
-    environment = prepare(say, context, published)
+def ready(say: Say = print) -> Environment:
+    """Return a cluster with Capstan installed, as the environment's CONTEXT, REGISTRY and TAG ask for."""
+    context, registry, tag = (os.environ.get(name) for name in ("CONTEXT", "REGISTRY", "TAG"))
+    published = Published(registry, tag or VERSION) if registry else None
+    environment = prepare(say, context or None, published)
     deploy.install(environment.kube, helm(say), environment.images, say)
     return environment
 

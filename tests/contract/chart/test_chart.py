@@ -10,6 +10,8 @@ from capstan_operator.shell.options import options, parser
 
 from .conftest import CHART, ROOT, objects, only
 
+pytestmark = pytest.mark.tools
+
 VARIANTS = {
     "defaults": {},
     "everything": {

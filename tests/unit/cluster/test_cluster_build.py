@@ -119,7 +119,7 @@ def test_tools_are_found_by_the_modules_name_and_by_the_programs():
 
 
 def test_the_go_that_the_bootstrap_installs_suffices():
-    versions = (ROOT / "scripts" / "versions.sh").read_text()
+    versions = (ROOT / "scripts" / "environment.sh").read_text()
     (installed,) = re.findall(r"^GO_VERSION=(.*)$", versions, re.MULTILINE)
     assert go_suffices(f"go{installed}", go_minimum())
 

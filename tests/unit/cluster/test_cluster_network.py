@@ -101,3 +101,26 @@ def test_control_group_hierarchies_of_both_versions_are_found():
     v2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw"
     assert cgroups.hierarchies(v1) == [Path("/sys/fs/cgroup/cpu")]
     assert cgroups.hierarchies(v2) == [Path("/sys/fs/cgroup")]
+
+
+def test_on_v2_the_controllers_the_kubelet_wants_are_passed_on(tmp_path):
+    (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory pids rdma\n")
+    (tmp_path / "cgroup.subtree_control").write_text("memory pids\n")
+    cgroups.pass_on(tmp_path)
+    assert (tmp_path / "cgroup.subtree_control").read_text() == "+cpu +cpuset"
+    assert not (tmp_path / "init").exists()
+
+
+def test_in_a_container_on_v2_its_processes_make_room_first(tmp_path):
+    (tmp_path / "cgroup.controllers").write_text("cpu\n")
+    (tmp_path / "cgroup.subtree_control").write_text("")
+    (tmp_path / "cgroup.type").write_text("domain\n")
+    (tmp_path / "cgroup.procs").write_text("17\n")
+    cgroups.pass_on(tmp_path)
+    assert (tmp_path / "init" / "cgroup.procs").read_text() == "17"
+    assert (tmp_path / "cgroup.subtree_control").read_text() == "+cpu"
+
+
+def test_on_v1_nothing_is_passed_on(tmp_path):
+    cgroups.pass_on(tmp_path)
+    assert list(tmp_path.iterdir()) == []

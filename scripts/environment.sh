@@ -1,0 +1,18 @@
+# What every script here starts from; sourced in the repository's root.
+
+# The versions of the tools that scripts/bootstrap provides or asks for. (The Dockerfile has uv's too; a test binds them.)
+UV_MINIMUM=0.13.0
+UV_VERSION=0.13.9
+GO_VERSION=1.26.6
+RUST_MINIMUM=1.88.0
+
+PYTHON_SOURCES="operator serving agent cluster images demo examples scripts tests"
+CRATE=serving/native/Cargo.toml
+
+# A login without HOME, or a root shell without the system's programs on PATH, is no reason to fail.
+: "${HOME:=$(getent passwd "$(id -u)" | cut -d: -f6)}"
+: "${CAPSTAN_CACHE:=$HOME/.cache/capstan}"
+TOOLS=$CAPSTAN_CACHE/tools
+PATH=$TOOLS/bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin
+UV_PYTHON_DOWNLOADS=never
+export HOME CAPSTAN_CACHE PATH UV_PYTHON_DOWNLOADS

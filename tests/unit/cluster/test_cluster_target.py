@@ -98,6 +98,18 @@ def test_with_docker_a_cluster_of_kind_or_k3d_is_made_once_and_its_nodes_offer_a
     assert not boots
 
 
+@pytest.mark.parametrize("tool", ["kind", "k3d"])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_cluster_of_kind_or_k3d_is_deleted_if_it_is_ours(tool, there):
+    programs = Programs(
+        kind_get="other\ncapstan\n" if there else "other\n",
+        k3d_cluster_list=json.dumps([{"name": "capstan" if there else "other"}]),
+    )
+    path = on_path("docker", tool)
+    assert targets.delete_with_docker(Config(), lambda _: None, programs, path) is there
+    assert any("delete" in call for call in programs.calls) is there
+
+
 @pytest.mark.parametrize(
     ("programs", "path"),
     [

@@ -17,6 +17,8 @@ from capstan_agent.sources.listing import File, Listing
 
 _CLAIM = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _SHOWN = 20
+_ENTRIES = 100_000
+"""What a folder may hold in all: links that lead to folders of links would else never end."""
 
 
 def listing(address: str, claims: Path) -> Listing:
@@ -41,9 +43,9 @@ def listing(address: str, claims: Path) -> Listing:
     try:
         found = _inside(root, root.joinpath(*segments), uri)
         if stat.S_ISDIR(found.stat().st_mode):
-            files = tuple(_walk(root, found, PurePosixPath(), (found,), uri))
+            files = tuple(_Walk(root, uri).files(found, PurePosixPath(), (found,)))
         else:
-            return Listing((_file(found, PurePosixPath(), uri),), single=True)
+            return Listing((_file(root, found, PurePosixPath(), uri),), single=True)
     except FileNotFoundError:
         raise ModelNotFound(_what_is_there(root, segments, uri)) from None
     except NotADirectoryError:
@@ -61,35 +63,55 @@ def _inside(root: Path, path: Path, uri: str) -> Path:
     except RuntimeError:  # how pathlib reports a circle of links
         raise InvalidURI(f"{uri} goes through a symbolic link that leads in a circle.") from None
     if not resolved.is_relative_to(root):
-        raise InvalidURI(
-            f"{uri} leads out of its claim through a symbolic link: copy the file into the claim."
-        )
+        raise _leads_out(uri)
     return resolved
 
 
-def _walk(
-    root: Path, folder: Path, place: PurePosixPath, above: tuple[Path, ...], uri: str
-) -> Iterator[File]:
-    for entry in sorted(folder.iterdir()):
-        name = f"{uri.rstrip('/')}/{place / entry.name}"
-        resolved = _inside(root, entry, name)
-        if stat.S_ISDIR(resolved.stat().st_mode):
-            if resolved in above:
-                raise InvalidURI(f"{name} is a symbolic link to a folder above it.")
-            yield from _walk(root, resolved, place / entry.name, (*above, resolved), uri)
-        else:
-            yield _file(resolved, place / entry.name, name)
+def _leads_out(uri: str) -> InvalidURI:
+    return InvalidURI(f"{uri} leads out of its claim through a symbolic link: copy the file into the claim.")
 
 
-def _file(path: Path, place: PurePosixPath, name: str) -> File:
+class _Walk:
+    """A way through a folder, its links followed."""
+
+    def __init__(self, root: Path, uri: str) -> None:
+        self._root, self._uri = root, uri
+        self._entries = 0
+
+    def files(self, folder: Path, place: PurePosixPath, above: tuple[Path, ...]) -> Iterator[File]:
+        """The files below `folder`, which lies at `place` and was reached through the folders `above`."""
+        entries = list(folder.iterdir())
+        self._entries += len(entries)
+        if self._entries > _ENTRIES:
+            raise InvalidURI(
+                f"{self._uri} has more than {_ENTRIES:,} files and folders, those behind symbolic links"
+                " included: name the folder that holds the model alone."
+            )
+        for entry in sorted(entries):
+            name = f"{self._uri.rstrip('/')}/{place / entry.name}"
+            resolved = _inside(self._root, entry, name)
+            if stat.S_ISDIR(resolved.stat().st_mode):
+                if resolved in above:
+                    raise InvalidURI(f"{name} is a symbolic link to a folder above it.")
+                yield from self.files(resolved, place / entry.name, (*above, resolved))
+            else:
+                yield _file(self._root, resolved, place / entry.name, name)
+
+
+def _file(root: Path, path: Path, place: PurePosixPath, name: str) -> File:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise InvalidURI(f"{name} is neither a file nor a folder, but a device, pipe or socket.")
 
     def opened() -> BinaryIO:
         # It was resolved before: should a link or a pipe be there by now, it is not followed or waited for.
+        # Links in place of the folders above it are followed: what was opened says where they led.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        return os.fdopen(descriptor, "rb", buffering=0)
+        file = os.fdopen(descriptor, "rb", buffering=0)
+        if not Path(f"/proc/self/fd/{descriptor}").readlink().is_relative_to(root):
+            file.close()
+            raise _leads_out(name)
+        return file
 
     return File(place, status.st_size, name, opened)
 

@@ -177,6 +177,37 @@ def test_circles_of_links(claim, request_for):
     assert "folder above it" in refused(request_for("pvc://models/digits"), errors.InvalidURI)
 
 
+def test_a_folder_that_becomes_a_link_after_it_was_listed(claim, request_for, tmp_path, monkeypatch):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "model.onnx").write_bytes(b"secret!" * 1000)
+    real = SOURCES["pvc"]
+
+    def swapped(address, claims):
+        found = real(address, claims)
+        (claim / "digits").rename(claim / "moved")
+        (claim / "digits").symlink_to(outside)
+        return found
+
+    monkeypatch.setattr("capstan_agent.sources.SOURCES", {"pvc": swapped})
+    open_before = len(list(Path("/proc/self/fd").iterdir()))
+    assert "leads out" in refused(request_for("pvc://models/digits/model.onnx"), errors.InvalidURI)
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_before
+    assert not version(tmp_path).exists()
+
+
+def test_links_that_multiply(claim, request_for, monkeypatch):
+    monkeypatch.setattr("capstan_agent.sources.pvc._ENTRIES", 1000)
+    for level in range(30):
+        (claim / "levels" / str(level)).mkdir(parents=True)
+        for name in "ab":
+            (claim / "levels" / str(level) / name).symlink_to(f"../{level + 1}")
+    (claim / "levels" / "30").mkdir()
+    (claim / "levels" / "30" / "model.onnx").write_bytes(WEIGHTS)
+    sentence = refused(request_for("pvc://models/levels/0"), errors.InvalidURI)
+    assert sentence.startswith("pvc://models/levels/0 has more than 1,000 files and folders")
+
+
 def test_pipes_and_devices_are_refused_and_not_waited_for(claim, request_for):
     os.mkfifo(claim / "pipe")
     assert "neither a file nor a folder" in refused(request_for("pvc://models/pipe"), errors.InvalidURI)

@@ -1,7 +1,8 @@
 """The first verb: collect from the stores what a plan wants to see. No request is made.
 
 A plan sees only children that are this incarnation's: labels alone are a claim that anyone can make, so the
-controlling owner reference decides.
+controlling owner reference decides. Pods outlive the one that controls them when it is deleted in the
+background: they are seen until they have ended, for they still have its host names and its accelerators.
 """
 
 from __future__ import annotations
@@ -44,10 +45,11 @@ def observed(kind: Kind, resource: Manifest, resources: Store, children: Store) 
     found = children.owned(key_of(resource))
     watched = {child.kind for child in kind.children}
     ours = {_uid(child) for child in found if _controlled_by(child, _uid(resource))}
+    known = {_uid(child) for child in found}
     refs = (resources.get(ref.kind, ref.namespace, ref.name) for ref in kind.references(resource))
     return Observed(
         children=tuple(
-            child for child in found if _uid(child) in ours or _descends(child, ours, watched, kind)
+            child for child in found if _uid(child) in ours or _descends(child, ours, known, watched, kind)
         ),
         references=tuple(ref for ref in refs if ref is not None),
     )
@@ -58,13 +60,13 @@ def _controlled_by(child: Manifest, uid: str) -> bool:
     return controller is not None and controller.get("uid") == uid
 
 
-def _descends(child: Manifest, ours: set[str], watched: set[str], kind: Kind) -> bool:
-    """Say whether a child's child (a pod) is ours: by a child we see, or by a kind that we do not watch."""
+def _descends(child: Manifest, ours: set[str], known: set[str], watched: set[str], kind: Kind) -> bool:
+    """Say whether a child's child (a pod) is ours: by a child we see or that is gone, or one not watched."""
     controller = controller_of(child)
     if controller is None:
         return False
     if controller.get("kind") in watched:
-        return controller.get("uid") in ours
+        return controller.get("uid") in ours or controller.get("uid") not in known
     return str(controller.get("apiVersion", "")).partition("/")[0] != kind.api_version.partition("/")[0]
 
 

@@ -282,6 +282,45 @@ def test_a_job_deleted_by_hand_is_made_again() -> None:
     assert world.status["attempt"] == 1
 
 
+@pytest.mark.parametrize("uid", ["uid-owner", "uid-of-its-successor"])
+def test_no_gang_begins_beside_one_whose_job_is_gone(uid: str) -> None:
+    """Both would have the same host names. The Job was deleted in the background, or its TrainingJob was."""
+    world = training()
+    world.step()
+    world.run(world.controller("Job"), 2)
+    world.step()
+    if uid != "uid-owner":
+        world.resource["metadata"]["uid"] = uid
+        del world.resource["status"]
+    del world.children["Job", "digits-worker-1"]
+    end = world.now + timedelta(seconds=75)
+    for key in [key for key in world.children if key[0] == "Pod"]:
+        world.children[key]["metadata"]["deletionTimestamp"] = end.isoformat()
+    plan = world.step()
+    assert ("Job", "digits-worker-1") not in world.children
+    assert (plan.requeue_after, plan.decision, world.status["attempt"]) == (30.0, False, 1)
+    assert (world.status["phase"], world.ready()) == ("Pending", ("False", "PodsPending"))
+    assert "waited for to end" in world.status["conditions"][0]["message"]
+    world.pods_end()
+    world.step()
+    assert ("Job", "digits-worker-1") in world.children
+
+
+def test_a_dead_nodes_pods_whose_job_is_gone_are_not_waited_for_for_ever() -> None:
+    world = training()
+    world.step()
+    world.run(world.controller("Job"), 2)
+    del world.children["Job", "digits-worker-1"]
+    for key in [key for key in world.children if key[0] == "Pod"]:
+        world.children[key]["metadata"]["deletionTimestamp"] = world.now.isoformat()
+    world.now += timedelta(seconds=28)
+    world.step()
+    assert ("Job", "digits-worker-1") not in world.children
+    world.now += timedelta(seconds=1)
+    world.step()
+    assert ("Job", "digits-worker-1") in world.children
+
+
 def serving(**model: Any) -> World:
     return World("InferenceService", {"model": model or {"uri": "pvc://c/m.onnx"}})
 

@@ -46,6 +46,7 @@ def test_only_what_this_incarnation_controls_is_seen(make_kind: Any) -> None:
         "job": ("Job", ("test.dev/v1", "Widget", "me")),
         "pod-of-job": ("Pod", ("batch/v1", "Job", "uid-job")),
         "pod-of-replicaset": ("Pod", ("apps/v1", "ReplicaSet", "some-uid")),
+        "pod-of-gone-job": ("Pod", ("batch/v1", "Job", "uid-of-no-job-any-more")),
         "not-old-job": ("Job", ("test.dev/v1", "Widget", "my-predecessor")),
         "not-pod-of-old-job": ("Pod", ("batch/v1", "Job", "uid-not-old-job")),
         "not-pod-of-another": ("Pod", ("test.dev/v1", "Gadget", "it")),
@@ -59,6 +60,7 @@ def test_only_what_this_incarnation_controls_is_seen(make_kind: Any) -> None:
         "job",
         "pod-of-job",
         "pod-of-replicaset",
+        "pod-of-gone-job",
     }
 
 

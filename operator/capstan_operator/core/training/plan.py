@@ -71,10 +71,10 @@ def _active(
         finding = Finding(ENDING, "A replica has ended, and the others are waited for.")
         return Plan(status.active(facts, finding), apply=(service,), requeue_after=standing.look_again)
 
-    wait = _left_behind(seen, attempt, now)
-    if wait is not None and standing.state == "absent":
-        message = f"The pods of attempt {attempt - 1} are waited for to end; then attempt {attempt} begins."
-        told = status.active(facts, Finding(RESTARTING, message))
+    wait = _left_behind(seen, now) if standing.state == "absent" else None
+    if wait is not None:
+        message = f"Pods of an earlier gang are waited for to end; then attempt {attempt} begins."
+        told = status.active(facts, Finding(RESTARTING if attempt > 1 else pending.PODS_PENDING, message))
         return Plan(told, apply=(service,), delete=_earlier(seen, attempt), requeue_after=wait)
     desired = children.job(resource, spec, attempt, settings)
     if live is not None and standing.state == "active":
@@ -198,15 +198,16 @@ def _unfinished(seen: Observed, attempt: int) -> tuple[ObjectRef, ...]:
     return (*_earlier(seen, attempt), *last)
 
 
-def _left_behind(seen: Observed, attempt: int, now: datetime) -> float | None:
-    """Seconds until the earlier attempts' pods are looked at again; None when there is nothing to wait for.
+def _left_behind(seen: Observed, now: datetime) -> float | None:
+    """Seconds until pods, when there is no Job, are looked at again; None when there is nothing to wait for.
 
-    They hold accelerators and may still write a checkpoint. A dead node's pods end when somebody says so, and
-    are not waited for.
+    They hold accelerators and may still write a checkpoint, and those of a Job that was deleted in the
+    background have the next one's host names: the two gangs would meet. A dead node's pods end when somebody
+    says so, and are not waited for.
     """
     waits = []
     for pod in observed.of_kind(seen, "Pod"):
-        if _number(pod) >= attempt or observed.terminal(pod):
+        if observed.terminal(pod):
             continue
         end = get.time(pod, "metadata", "deletionTimestamp")
         left = (end + timedelta(seconds=LEFT_BEHIND) - now).total_seconds() if end else LEFT_BEHIND

@@ -163,6 +163,7 @@ def test_a_job_that_succeeds() -> None:
     world.end(job, 1, 0, **{"class": "ok", "reason": "Completed"})
     plan = world.step()
     assert plan.decision
+    assert plan.apply == (), "nothing that could fail, and be told in place of the end"
     assert world.status["output"] == {"uri": "pvc://c/m/model.onnx", "digest": DIGEST}
     assert world.ready() == ("True", "Succeeded")
     finished = copy.deepcopy(world.status)

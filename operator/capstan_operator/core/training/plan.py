@@ -58,7 +58,8 @@ def _active(
     standing = attempts.standing(live, pods, wants_output, now)
 
     if standing.state == "succeeded":
-        return Plan(status=status.succeeded(facts), apply=(service,), decision=True)
+        # Nothing is applied: what the cluster said to it would be the last word of a job that has ended well.
+        return Plan(status=status.succeeded(facts), decision=True)
     if live is not None and _made_from(live) not in {None, children.spec_hash(spec)}:
         # Also when it has failed: the spec that failed is no longer asked for.
         reason = Finding(

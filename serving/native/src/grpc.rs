@@ -60,7 +60,12 @@ pub async fn serve(
 async fn call(state: &Arc<State>, request: Request<Incoming>) -> Result<Vec<Bytes>> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
-    let (service, method) = path[1..].split_once('/').unwrap_or((path, ""));
+    // A CONNECT has no path, not even a slash.
+    let (service, method) = path
+        .strip_prefix('/')
+        .unwrap_or(path)
+        .split_once('/')
+        .unwrap_or((path, ""));
     let limit = state.max_request;
     match (service, method) {
         (SERVICE, "ModelInfer") => infer(state, read(body, limit).await?).await,

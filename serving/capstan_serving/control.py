@@ -35,7 +35,7 @@ class Control:
             if arguments is None:
                 continue
             if method == allow:
-                return answer(self, _arguments(body) | arguments)
+                return answer(self, (_arguments(body) if method == "POST" else {}) | arguments)
             allowed = allow
         if allowed:
             raise MethodNotAllowed(allowed)

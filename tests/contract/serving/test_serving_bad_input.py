@@ -253,6 +253,14 @@ def test_a_bad_index_request(server, content):
     assert (status, bool(json.loads(answer)["error"])) == (400, True)
 
 
+@pytest.mark.parametrize("content", [b'{"version": [1]}', b'{"name": {}, "version": 1}', b"{", b"\xff"])
+@pytest.mark.parametrize("path", ["/v2/models/mlp", "/v2/models/mlp/stats", "/v2/models/stats", "/v2"])
+def test_the_body_of_a_get_means_nothing(server, path, content):
+    head = f"GET {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
+    answer = exchange(server, head.encode() + content)
+    assert answer.startswith(b"HTTP/1.1 200"), answer
+
+
 def test_the_metrics_port_has_metrics_only(server):
     with socket.create_connection(("127.0.0.1", int(server.metrics.rpartition(":")[2])), 20) as connection:
         connection.sendall(b"GET /v2/models/mlp HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")

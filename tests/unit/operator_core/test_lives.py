@@ -185,6 +185,23 @@ def test_a_replica_whose_container_has_ended_before_its_pod_still_counts_as_star
     assert (world.status["phase"], world.ready()) == ("Running", ("True", "Running"))
 
 
+def test_a_replica_whose_pod_has_been_cleaned_away_still_counts_as_started() -> None:
+    world = training()
+    world.step()
+    job = world.controller("Job")
+    world.run(job, 2)
+    world.step()
+    job["status"] = {"succeeded": 1}
+    world.step()
+    assert world.ready() == ("True", "Running"), "the Job may know of an end before its pod shows it"
+    del world.children["Pod", f"{job['metadata']['name']}-0"]
+    world.step()
+    assert (world.status["phase"], world.ready()) == ("Running", ("True", "Running"))
+    del job["status"]
+    world.step()
+    assert world.ready()[0] == "False", "that pod has not ended: it is missing"
+
+
 def test_a_gang_that_loses_a_pod_starts_again_when_the_old_is_gone() -> None:
     world = training()
     world.step()

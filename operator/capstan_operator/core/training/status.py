@@ -38,7 +38,14 @@ class Facts:
     @property
     def started(self) -> int:
         """How many replicas' programs have started, whatever has become of them."""
-        return observed.count(_has_started(pod) for pod in self.pods)
+        return observed.count(_has_started(pod) for pod in self.pods) + self._cleaned_away
+
+    @property
+    def _cleaned_away(self) -> int:
+        """How many replicas have ended well, as their Job has counted, and have no pod any more."""
+        succeeded = observed.count(observed.phase(pod) == "Succeeded" for pod in self.pods)
+        missing = self.spec.replicas - len(self.pods)
+        return max(0, min(get.number(self.job, "status", "succeeded") - succeeded, missing))
 
 
 def active(facts: Facts, finding: Finding) -> Manifest:

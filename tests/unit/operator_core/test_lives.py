@@ -191,13 +191,13 @@ def test_a_replica_whose_pod_has_been_cleaned_away_still_counts_as_started() -> 
     job = world.controller("Job")
     world.run(job, 2)
     world.step()
-    job["status"] = {"succeeded": 1}
+    world.controller("Job")["status"] = {"succeeded": 1}
     world.step()
     assert world.ready() == ("True", "Running"), "the Job may know of an end before its pod shows it"
     del world.children["Pod", f"{job['metadata']['name']}-0"]
     world.step()
     assert (world.status["phase"], world.ready()) == ("Running", ("True", "Running"))
-    del job["status"]
+    del world.controller("Job")["status"]
     world.step()
     assert world.ready()[0] == "False", "that pod has not ended: it is missing"
 

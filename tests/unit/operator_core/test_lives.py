@@ -426,6 +426,39 @@ def test_a_model_is_served_on_when_its_job_is_gone() -> None:
     assert found["ModelAvailable"] == ("False", "TrainingJobNotFound")
 
 
+def test_what_pods_have_fetched_makes_no_revision_when_the_job_is_gone() -> None:
+    world = serving(fromTrainingJob={"name": "job"})
+    output = {"uri": "pvc://c/m/model.onnx"}
+    status = {"phase": "Succeeded", "output": output}
+    world.references = ({"kind": "TrainingJob", "metadata": {"name": "job"}, "status": status},)
+    world.step()
+    fetched(world)
+    up(world.controller("Deployment"))
+    world.step()
+    assert "digest" not in world.status["model"], "the job reported none"
+    stable = world.status["revisions"]["stable"]
+    assert stable["modelDigest"] == DIGEST
+    world.references = ()
+    world.step()
+    assert world.status["revisions"] == {"stable": stable}
+    assert world.ready() == ("True", "Ready")
+
+
+def test_the_digest_of_a_model_that_is_named_is_told_once_it_is_fetched() -> None:
+    world = serving()
+    world.step()
+    fetched(world)
+    world.step()
+    assert world.status["model"]["digest"] == DIGEST
+
+
+def fetched(world: World) -> None:
+    words = json.dumps({"capstan": 1, "class": "ok", "reason": "Completed", "output": {"digest": DIGEST}})
+    state = {"terminated": {"exitCode": 0, "message": words}}
+    container = {"name": "fetch", "image": "a", "ready": True, "state": state}
+    world.pod(world.controller("Deployment"), 0, phase="Running", initContainerStatuses=[container])
+
+
 def test_a_model_that_cannot_be_loaded_is_fetched_again_less_and_less_often() -> None:
     world = serving()
     world.step()

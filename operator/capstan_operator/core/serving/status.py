@@ -13,7 +13,7 @@ from capstan_operator.core.conditions import FALSE, READY, TRUE, UNKNOWN, Condit
 from capstan_operator.core.model import Manifest
 from capstan_operator.core.policies import pending, promotion, refetch
 from capstan_operator.core.policies.finding import Finding
-from capstan_operator.core.policies.model import Resolved
+from capstan_operator.core.policies.model import Model, Resolved
 from capstan_operator.core.serving import children
 
 #: The spec's model is there, and is one.
@@ -91,9 +91,7 @@ def status(facts: Facts) -> Manifest:
     if revisions:
         result["revisions"] = revisions
     if facts.resolved.model is not None:
-        model = facts.resolved.model.json()
-        digest = model.get("digest") or _fetched(facts.pods)
-        result["model"] = model | ({"digest": digest} if digest else {})
+        result["model"] = _model(facts.resolved.model, facts.pods)
     elif "model" in old and facts.stable:
         result["model"] = old["model"]
     return result
@@ -175,6 +173,15 @@ def _revisions(facts: Facts) -> Manifest:
     if facts.candidate:
         result["candidate"] = _revision(facts, facts.candidate, facts.candidate_live)
     return result
+
+
+def _model(model: Model, pods: Sequence[Manifest]) -> Manifest:
+    """The model. What is told of a TrainingJob's is what the job said: it is read back once the job is gone.
+
+    What the pods have fetched is in their revision. Taken for the job's word it would be a new revision.
+    """
+    digest = "" if model.digest or model.training_job else _fetched(pods)
+    return model.json() | ({"digest": digest} if digest else {})
 
 
 def _revision(facts: Facts, mark: str, live: Manifest | None) -> Manifest:

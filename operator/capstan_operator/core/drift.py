@@ -2,6 +2,10 @@
 
 The API server adds defaults and other controllers add fields of theirs, so what is desired must be contained
 in what is live. Server-side apply then repairs what is not.
+
+What was desired once and is no longer would be contained, too: each child is annotated with the hash of what
+it was rendered as, so it differs then, and server-side apply prunes what was ours. Entries that other
+managers add to lists with keys (a container, a port, a variable) are theirs, and are left alone.
 """
 
 from __future__ import annotations

@@ -21,6 +21,9 @@ SPEC_HASH: Final = "capstan.dev/spec-hash"
 #: On a Deployment: where its model comes from and its digest, when that is known.
 MODEL_DIGEST: Final = "capstan.dev/model-digest"
 
+#: On every child: the hash of all that was rendered of it, so that what is rendered no longer is noticed.
+RENDERED: Final = "capstan.dev/rendered"
+
 #: Kubernetes' own, on the pods of Indexed Jobs.
 COMPLETION_INDEX: Final = "batch.kubernetes.io/job-completion-index"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from capstan_operator.api.common import API_VERSION
-from capstan_operator.core import get, labels, podtemplate
+from capstan_operator.core import get, labels, names, podtemplate
 from capstan_operator.core.model import Manifest
 
 #: The group that files on claims are made accessible to; our images run as this user and group.
@@ -51,7 +51,7 @@ def child(
     extra_labels: Mapping[str, str] | None = None,
     annotations: Mapping[str, str] | None = None,
 ) -> Manifest:
-    """A child of the resource."""
+    """A child of the resource, with the hash of all that it is rendered as."""
     metadata: Manifest = {
         "name": name,
         "namespace": resource["metadata"]["namespace"],
@@ -61,7 +61,22 @@ def child(
     }
     if annotations:
         metadata["annotations"] = dict(annotations)
-    return {"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": spec}
+    manifest: Manifest = {"apiVersion": api_version, "kind": kind, "metadata": metadata, "spec": spec}
+    return _marked(manifest, names.digest(manifest))
+
+
+def rendered_as(manifest: Manifest, live: Manifest) -> Manifest:
+    """A child that is made from a live one, so that no release has rendered it: it keeps that one's hash."""
+    return _marked(manifest, get.text(live, "metadata", "annotations", labels.RENDERED))
+
+
+def _marked(manifest: Manifest, mark: str) -> Manifest:
+    metadata = manifest["metadata"]
+    annotations = {k: v for k, v in metadata.get("annotations", {}).items() if k != labels.RENDERED}
+    if mark:
+        annotations[labels.RENDERED] = mark
+    others = {key: value for key, value in metadata.items() if key != "annotations"}
+    return {**manifest, "metadata": {**others, **({"annotations": annotations} if annotations else {})}}
 
 
 def template(

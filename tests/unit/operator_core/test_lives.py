@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from capstan_operator.core import drift
 from capstan_operator.core.conflicts import with_conflict, with_rejection
 from capstan_operator.core.kinds import KINDS
 from capstan_operator.core.model import Event, Manifest, ObjectRef, Observed, Plan, Settings
@@ -289,6 +290,52 @@ def test_a_new_release_restarts_no_job_and_repairs_it_all_the_same() -> None:
     assert not plan.decision
     assert world.controller("Job")["spec"]["parallelism"] == 2
     assert world.controller("Job")["spec"]["template"]["spec"]["initContainers"][0]["image"] == "agent:1"
+
+
+def drifted(world: World, plan: Plan) -> list[str]:
+    """The children that carrying out a plan would write."""
+    live = [(world.children.get((c["kind"], c["metadata"]["name"]), {}), c) for c in plan.apply]
+    return [child["kind"] for found, child in live if drift.differs(found, child)]
+
+
+def test_what_a_new_release_no_longer_renders_is_applied_once_and_so_pruned() -> None:
+    world = serving()
+    world.step()
+    up(world.controller("Deployment"))
+    world.step()
+    assert drifted(world, world.plan()) == []
+    service = world.children["Service", "digits"]
+    older = copy.deepcopy(service)
+    older["metadata"]["annotations"]["capstan.dev/rendered"] = "of-older"
+    older["spec"]["ports"].append({"name": "old", "port": 1})
+    world.children["Service", "digits"] = older
+    assert drifted(world, world.plan()) == ["Service"]
+    world.step()
+    assert drifted(world, world.plan()) == []
+
+
+def test_a_job_made_by_another_release_settles_after_one_write() -> None:
+    world, newer = training(), Settings(agent_image="agent:2", serving_image="serving:2")
+    world.step()
+    before = world.controller("Job")["spec"]
+    assert drifted(world, world.plan(newer)) == ["Job"]
+    world.step(newer)
+    assert world.controller("Job")["spec"] == before
+    assert drifted(world, world.plan(newer)) == []
+
+
+def test_the_deployment_in_use_is_not_written_because_there_is_a_next_one() -> None:
+    world = serving()
+    world.step()
+    first = world.controller("Deployment")
+    up(first)
+    first["spec"]["template"]["spec"]["dnsPolicy"] = "ClusterFirst"
+    world.step()
+    world.resource["spec"] = {"model": {"uri": "pvc://c/two.onnx"}}
+    world.step()
+    assert drifted(world, world.plan()) == []
+    del world.children["Deployment", first["metadata"]["name"]]["metadata"]["annotations"]
+    assert drifted(world, world.plan()) == [], "nor one that says nothing of how it was rendered"
 
 
 def test_a_job_deleted_by_hand_is_made_again() -> None:

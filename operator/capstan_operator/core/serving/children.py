@@ -83,7 +83,7 @@ def kept(resource: Manifest, live: Manifest, mark: str, replicas: int) -> Manife
         "spec": get.mapping(live, "spec", "template", "spec"),
     }
     digest = get.text(live, "metadata", "annotations", labels.MODEL_DIGEST) or None
-    return deployment(resource, pod_template, mark, replicas, digest)
+    return pods.rendered_as(deployment(resource, pod_template, mark, replicas, digest), live)
 
 
 def service(resource: Manifest, runtime: str, mark: str) -> Manifest:

@@ -63,12 +63,10 @@ def _inside(root: Path, path: Path, uri: str) -> Path:
     except RuntimeError:  # how pathlib reports a circle of links
         raise InvalidURI(f"{uri} goes through a symbolic link that leads in a circle.") from None
     if not resolved.is_relative_to(root):
-        raise _leads_out(uri)
+        raise InvalidURI(
+            f"{uri} leads out of its claim through a symbolic link: copy the file into the claim."
+        )
     return resolved
-
-
-def _leads_out(uri: str) -> InvalidURI:
-    return InvalidURI(f"{uri} leads out of its claim through a symbolic link: copy the file into the claim.")
 
 
 class _Walk:
@@ -104,16 +102,26 @@ def _file(root: Path, path: Path, place: PurePosixPath, name: str) -> File:
         raise InvalidURI(f"{name} is neither a file nor a folder, but a device, pipe or socket.")
 
     def opened() -> BinaryIO:
-        # It was resolved before: should a link or a pipe be there by now, it is not followed or waited for.
-        # Links in place of the folders above it are followed: what was opened says where they led.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        file = os.fdopen(descriptor, "rb", buffering=0)
-        if not Path(f"/proc/self/fd/{descriptor}").readlink().is_relative_to(root):
-            file.close()
-            raise _leads_out(name)
-        return file
+        return os.fdopen(_open(root, path), "rb", buffering=0)
 
     return File(place, status.st_size, name, opened)
+
+
+def _open(root: Path, path: Path) -> int:
+    """Open a file that was resolved before: should a link be anywhere on its way by now, or a pipe at its
+    end, it is not followed or waited for."""
+    *above, name = path.relative_to(root).parts
+    folder = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in above:
+            flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+            deeper = os.open(part, flags, dir_fd=folder)
+            os.close(folder)
+            folder = deeper
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        return os.open(name, flags, dir_fd=folder)
+    finally:
+        os.close(folder)
 
 
 def _what_is_there(root: Path, segments: list[str], uri: str) -> str:

@@ -191,7 +191,7 @@ def test_a_folder_that_becomes_a_link_after_it_was_listed(claim, request_for, tm
 
     monkeypatch.setattr("capstan_agent.sources.SOURCES", {"pvc": swapped})
     open_before = len(list(Path("/proc/self/fd").iterdir()))
-    assert "leads out" in refused(request_for("pvc://models/digits/model.onnx"), errors.InvalidURI)
+    assert "disappeared" in refused(request_for("pvc://models/digits/model.onnx"), errors.ModelNotFound)
     assert len(list(Path("/proc/self/fd").iterdir())) == open_before
     assert not version(tmp_path).exists()
 

@@ -1,4 +1,4 @@
-"""The samples that the demo does not run, as they stand but for the image and the name of the accelerator."""
+"""The samples that the demo does not run, as they stand but for what depends on the cluster."""
 
 import copy
 
@@ -25,7 +25,8 @@ def test_the_custom_training_job(installed, kube: Kube, namespace: str) -> None:
 
 def test_the_inference_service_of_a_volume(installed, kube: Kube, namespace: str) -> None:
     (service,) = copy.deepcopy(sample("inferenceservice-pvc.yaml"))
-    service["spec"]["accelerator"]["type"] = "nvidia-a100"  # what the local node has
+    service["spec"]["accelerator"]["type"] = "nvidia-a100"  # what the local node has,
+    service["spec"]["resources"]["requests"]["cpu"] = "100m"  # and two processors in all
     kube.apply(CLAIM, namespace=namespace)
     write(kube, installed, namespace, "resnet50/model.onnx", adder(1))
     kube.apply(service, namespace=namespace)

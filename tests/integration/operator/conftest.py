@@ -1,7 +1,9 @@
 """The shell as a process on a real Kubernetes, under a service account that may do exactly what it needs."""
 
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -143,11 +145,18 @@ class Process:
         return self.process.wait(30)
 
 
+def free_port() -> int:
+    """A port below the ephemeral range, so that no connection takes it while no operator listens."""
+    for port in random.sample(range(10240, 32768), 100):
+        with socket.socket(socket.AF_INET6) as candidate, contextlib.suppress(OSError):
+            candidate.bind(("::", port))
+            return port
+    raise AssertionError("no port is free")
+
+
 @pytest.fixture
 def operator(bare: Kube, namespace: str, rights: Any, tmp_path: Path) -> Iterator[Callable[[], Process]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     flat = json.loads(bare.run("config", "view", "--raw", "--minify", "-o", "json"))
     token = bare.run("create", "token", "shell", "-n", namespace).strip()
     flat["users"][0]["user"] = {"token": token}

@@ -78,7 +78,9 @@ def test_the_dead_are_not_counted_and_odd_names_do_not_confuse(tmp_path):
 
 @pytest.fixture
 def config(tmp_path):
-    return Config(state_dir=tmp_path)
+    yield Config(state_dir=tmp_path)
+    while processes._children:  # each has ended; unreaped, it would be warned of when Python ends
+        processes._children.pop().wait(10)
 
 
 def sleeper(config, script="import time; time.sleep(60)"):

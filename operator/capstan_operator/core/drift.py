@@ -17,6 +17,8 @@ from capstan_operator.core.model import Manifest
 
 #: Fields that hold quantities, which the API server rewrites (1000m is stored as 1).
 _AMOUNTS = frozenset({"limits", "requests"})
+#: Fields that nobody may add to: one label more, and a Service has no pods; one rule more, and all may enter.
+_EXACT = frozenset({"selector", "podSelector", "ingress"})
 
 
 def differs(live: Manifest, desired: Manifest) -> bool:
@@ -48,8 +50,7 @@ def _contains_field(live: dict[str, Any], key: str, desired: Any) -> bool:
             name in live[key] and (live[key][name] == amount or quantity.same(live[key][name], amount))
             for name, amount in desired.items()
         )
-    if key == "selector":
-        # Nobody may add to it: one label more, and a Service has no pods.
+    if key in _EXACT:
         return bool(live[key] == desired)
     if key == "sizeLimit":
         return quantity.same(live[key], desired)

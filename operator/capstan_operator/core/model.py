@@ -65,6 +65,10 @@ class Settings:
 
     agent_image: str
     serving_image: str
+    #: What fetches are allowed, as SCHEME[://HOST-GLOB[:PORT]]; empty: whatever the agent can fetch from.
+    fetch_allow: tuple[str, ...] = ()
+    #: Whether NetworkPolicies are made.
+    network_policies: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from capstan_operator.shell.metrics import operator_version
 
 REGISTRY = "ghcr.io/capstan-dev"
 ENVIRONMENT = "CAPSTAN_OPERATOR_"
+#: A place that may be fetched from: SCHEME[://HOST-GLOB[:PORT]].
+SOURCE = r"[a-z][a-z0-9]{0,15}(://[A-Za-z0-9*?][-A-Za-z0-9.*?_]{0,252}(:[0-9]{1,5})?)?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,8 @@ class Options:
 
     agent_image: str
     serving_image: str
+    fetch_allow: tuple[str, ...]
+    network_policies: bool
     namespaces: tuple[str, ...]
     metrics_port: int
     workers: int
@@ -49,6 +54,20 @@ def _between(least: int, most: int) -> Callable[[str], int]:
     return check
 
 
+def _boolean(text: str) -> bool:
+    return _one_of("true", "false")(text) == "true"
+
+
+def _sources(text: str) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys(source for part in text.split(",") if (source := part.strip())))
+    for source in found:
+        if re.fullmatch(SOURCE, source) is None:
+            raise argparse.ArgumentTypeError(
+                f"{source!r} is no source: write SCHEME or SCHEME://HOST[:PORT], such as s3 or https://*.example.com"
+            )
+    return found
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(sorted({name.strip() for name in text.split(",")} - {""}))
 
@@ -70,6 +89,14 @@ def parser(environment: Mapping[str, str] = os.environ) -> argparse.ArgumentPars
     tag = operator_version()
     add("--agent-image", f"{REGISTRY}/agent:{tag}", "image of the agent that runs in users' pods")
     add("--serving-image", f"{REGISTRY}/serving:{tag}", "image of the model server")
+    add(
+        "--fetch-allow",
+        "",
+        "where models and data may be fetched from, as SCHEME or SCHEME://HOST[:PORT] (HOST may have a *),"
+        " with commas between them; none: anywhere",
+        _sources,
+    )
+    add("--network-policies", "true", "true or false: whether to make NetworkPolicies for pods", _boolean)
     add("--namespaces", "", "namespaces to watch, with commas between them; none: all", _names)
     add("--metrics-port", "8080", "port of /metrics, /healthz and /readyz", _between(1, 65535))
     add("--workers", "8", "resources reconciled at the same time", _between(1, 256))

@@ -73,7 +73,12 @@ class Operator:
         )
         self._reconciler = Reconciler(
             kinds={kind.kind: kind for kind in kinds},
-            settings=Settings(agent_image=options.agent_image, serving_image=options.serving_image),
+            settings=Settings(
+                agent_image=options.agent_image,
+                serving_image=options.serving_image,
+                fetch_allow=options.fetch_allow,
+                network_policies=options.network_policies,
+            ),
             resources=self._resources,
             children=self._children,
             references=self._references,

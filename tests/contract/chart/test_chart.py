@@ -19,6 +19,8 @@ VARIANTS = {
         "imagePullSecrets": [{"name": "pull"}],
         "crds": {"enabled": False},
         "watchNamespaces": ["team-a", "team-b"],
+        "fetch": {"allow": ["pvc", "https://*.example.com:8443"]},
+        "networkPolicies": False,
         "logLevel": "debug",
         "logFormat": "text",
         "workers": 16,
@@ -79,6 +81,9 @@ BAD = [
     ({"watchNamespaces": "team-a"}, "watchNamespaces"),
     ({"watchNamespaces": ["Team_A"]}, "watchNamespaces"),
     ({"watchNamespaces": ["a", "a"]}, "watchNamespaces"),
+    ({"fetch": {"allow": "s3"}}, "allow"),
+    ({"fetch": {"allow": ["https://a b"]}}, "allow"),
+    ({"networkPolicies": "off"}, "networkPolicies"),
     ({"logLevel": "verbose"}, "logLevel"),
     ({"logFormat": "xml"}, "logFormat"),
     ({"workers": 0}, "workers"),
@@ -130,6 +135,8 @@ def test_the_operator_understands_its_arguments(render):
     (container,) = only(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
     parsed = options(parser({}).parse_args(container["args"]))
     assert parsed.namespaces == ("team-a", "team-b")
+    assert parsed.fetch_allow == ("pvc", "https://*.example.com:8443")
+    assert not parsed.network_policies
     assert (parsed.workers, parsed.log_level, parsed.log_format) == (16, "debug", "text")
     (port,) = container["ports"]
     assert (

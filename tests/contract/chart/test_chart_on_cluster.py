@@ -22,6 +22,7 @@ def test_helm_test_passes(installed, kube, tool):
         ("list", "trainingjobs.capstan.dev", "yes"),
         ("update", "inferenceservices.capstan.dev/status", "yes"),
         ("create", "jobs.batch", "yes"),
+        ("patch", "networkpolicies.networking.k8s.io", "yes"),
         ("get", "secrets", "no"),
         ("create", "pods", "no"),
         ("update", "trainingjobs.capstan.dev", "no"),

@@ -14,6 +14,8 @@ def test_defaults() -> None:
     assert (it.metrics_port, it.workers, it.log_level, it.log_format) == (8080, 8, "info", "json")
     assert it.agent_image.startswith("ghcr.io/capstan-dev/agent:")
     assert it.kubeconfig is None
+    assert it.fetch_allow == ()
+    assert it.network_policies
 
 
 def test_the_environment_is_heard_and_a_flag_wins() -> None:
@@ -23,6 +25,12 @@ def test_the_environment_is_heard_and_a_flag_wins() -> None:
     assert parsed(CAPSTAN_OPERATOR_AGENT_IMAGE="").agent_image.startswith("ghcr.io/"), "empty is unset"
 
 
+def test_what_may_be_fetched_is_a_list() -> None:
+    it = parsed("--fetch-allow", "s3, https://*.example.com:8443,,s3", "--network-policies", "false")
+    assert it.fetch_allow == ("s3", "https://*.example.com:8443")
+    assert not it.network_policies
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -30,6 +38,8 @@ def test_the_environment_is_heard_and_a_flag_wins() -> None:
         ("--metrics-port", "70000"),
         ("--log-format", "xml"),
         ("--workers", "many"),
+        ("--fetch-allow", "s3,https://user@host"),
+        ("--network-policies", "maybe"),
         ("--nope",),
     ],
 )

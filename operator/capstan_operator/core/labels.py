@@ -16,8 +16,13 @@ ROLE: Final = "capstan.dev/role"
 ATTEMPT: Final = "capstan.dev/attempt"
 REVISION: Final = "capstan.dev/revision"
 
-#: On a Job: the hash of the spec it was made from.
+#: On a Job and a Deployment: what was asked for when it was made (core/origin.py).
+MADE_FROM: Final = "capstan.dev/made-from"
+#: On a Job that release 0.1.0 made: the hash of its spec. Not written any more: 0.1.0 knows fewer fields and
+#: would take a job for changed, while it leaves one without the annotation as it is.
 SPEC_HASH: Final = "capstan.dev/spec-hash"
+#: On an InferenceService, by its user: another value asks for a revision as this release makes it.
+REFRESH: Final = "capstan.dev/refresh"
 #: On a Deployment: where its model comes from and its digest, when that is known.
 MODEL_DIGEST: Final = "capstan.dev/model-digest"
 

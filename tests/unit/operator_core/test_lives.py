@@ -34,8 +34,12 @@ class World:
             "metadata": metadata,
             "spec": spec,
         }
+        self.stored = copy.deepcopy(spec)
 
     def plan(self, settings: Settings = SETTINGS) -> Plan:
+        if self.resource["spec"] != self.stored:  # as the API server does
+            self.resource["metadata"]["generation"] += 1
+            self.stored = copy.deepcopy(self.resource["spec"])
         seen = Observed(tuple(copy.deepcopy(list(self.children.values()))), self.references)
         return self.kind.plan(copy.deepcopy(self.resource), seen, self.now, settings)
 

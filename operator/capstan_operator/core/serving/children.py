@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from capstan_operator.api.inference_service import InferenceServiceSpec
-from capstan_operator.core import accelerators, claims, get, labels, names, pods
+from capstan_operator.core import accelerators, claims, get, labels, names, origin, pods
 from capstan_operator.core.model import Manifest, Settings
 from capstan_operator.core.policies.model import Model
 from capstan_operator.core.runtimes import RUNTIMES, capstan
@@ -44,8 +44,19 @@ def template(resource: Manifest, spec: InferenceServiceSpec, model: Model, setti
     return pods.template(labels.standard(kind, name, ROLE), pod, spec.template, {})
 
 
+def asked(resource: Manifest, spec: InferenceServiceSpec, model: Model) -> origin.Origin:
+    """What tells one revision from another, whatever a release renders of it: the spec and the model."""
+    # The model as it was found stands for how the spec names it; how many pods there are is no matter.
+    found = {"uri", "name", "version", "digest", "from_training_job"}
+    written = spec.model_dump(mode="json", exclude_defaults=True, exclude={"replicas": True, "model": found})
+    refresh = get.text(resource, "metadata", "annotations", labels.REFRESH)
+    inputs = [model.uri, model.name, model.version, model.digest, refresh]
+    generation = get.number(resource, "metadata", "generation")
+    return origin.Origin(generation, names.digest(written), names.digest(inputs))
+
+
 def deployment(
-    resource: Manifest, pod_template: Manifest, mark: str, replicas: int, digest: str | None
+    resource: Manifest, pod_template: Manifest, mark: str, replicas: int, digest: str | None, made_from: str
 ) -> Manifest:
     """The Deployment of a revision, whose name and selector have the revision's hash."""
     name = resource["metadata"]["name"]
@@ -68,12 +79,19 @@ def deployment(
             },
         },
         revision,
-        {labels.MODEL_DIGEST: digest} if digest else None,
+        {
+            key: value
+            for key, value in {labels.MODEL_DIGEST: digest, labels.MADE_FROM: made_from}.items()
+            if value
+        },
     )
 
 
-def kept(resource: Manifest, live: Manifest, mark: str, replicas: int) -> Manifest:
-    """The Deployment of a revision whose spec is no longer known: as it is, with the replicas wanted."""
+def kept(resource: Manifest, live: Manifest, mark: str, replicas: int, made_from: str = "") -> Manifest:
+    """The Deployment of a revision that is not rendered now: as it is, with the replicas wanted.
+
+    `made_from`: what it was found to be made from; when nothing was, what it says itself stays.
+    """
     metadata = get.mapping(live, "spec", "template", "metadata")
     pod_template = {
         "metadata": {
@@ -83,7 +101,8 @@ def kept(resource: Manifest, live: Manifest, mark: str, replicas: int) -> Manife
         "spec": get.mapping(live, "spec", "template", "spec"),
     }
     digest = get.text(live, "metadata", "annotations", labels.MODEL_DIGEST) or None
-    return pods.rendered_as(deployment(resource, pod_template, mark, replicas, digest), live)
+    made_from = made_from or origin.of(live)
+    return pods.rendered_as(deployment(resource, pod_template, mark, replicas, digest, made_from), live)
 
 
 def service(resource: Manifest, runtime: str, mark: str) -> Manifest:

@@ -1,7 +1,8 @@
 """The plan of an InferenceService: the revision in use stays until the next one is ready.
 
-A revision is named by the hash of its pods' template. Which one the Service sends requests to is in the
-status, and is changed there first.
+A revision is named by the hash of its pods' template as it was first rendered, and keeps that template for as
+long as it is what is asked for, whatever a later release renders. Which one the Service sends requests to is
+in the status, and is changed there first.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from datetime import datetime
 
 from capstan_operator.api.common import API_VERSION
 from capstan_operator.api.inference_service import InferenceServiceSpec
-from capstan_operator.core import conditions, events, get, labels, names, observed
+from capstan_operator.core import conditions, events, get, labels, names, observed, origin
 from capstan_operator.core import spec as specs
 from capstan_operator.core.model import Event, Manifest, ObjectRef, Observed, Plan, Settings
 from capstan_operator.core.policies import model as models
@@ -55,11 +56,13 @@ def _planned(
         return _without_model(resource, spec, resolved, stable, seen, now)
 
     template = children.template(resource, spec, resolved.model, settings)
-    wanted = names.digest(template)
+    asked = children.asked(resource, spec, resolved.model)
     replicas = spec.replicas.min
     deployments = {get.name(d): d for d in observed.of_kind(seen, "Deployment")}
-    live = deployments.get(names.revision(name, wanted))
     stable_live = deployments.get(names.revision(name, stable)) if stable else None
+    rendered = names.digest(template)
+    wanted = stable if _asked_for(resource, stable_live, asked, resolved.model) else rendered
+    live = deployments.get(names.revision(name, wanted))
 
     # A revision that was recorded and has gone cannot be made again: the one that is asked for must do.
     promoted = wanted != stable and promotion.complete(live, replicas)
@@ -80,7 +83,12 @@ def _planned(
         finding=finding,
         now=now,
     )
-    desired = children.deployment(resource, template, wanted, replicas, resolved.model.digest)
+    made_from = asked.recorded(live)
+    if live is not None and wanted != rendered:
+        desired = children.kept(resource, live, wanted, replicas, made_from)
+    else:
+        digest = resolved.model.digest
+        desired = children.deployment(resource, template, wanted, replicas, digest, made_from)
     others = []
     if candidate and stable_live is not None and not observed.deleted(stable_live):
         others.append(children.kept(resource, stable_live, stable, replicas))
@@ -143,6 +151,27 @@ def _without_model(
             for key, d in deployments.items()
             if key not in keep and not observed.deleted(d)
         ),
+    )
+
+
+def _asked_for(resource: Manifest, live: Manifest | None, asked: origin.Origin, model: models.Model) -> bool:
+    """Whether the revision in use is what is asked for, whichever release has rendered it."""
+    if live is None or observed.deleted(live):
+        return False
+    made = origin.of(live)
+    if made:
+        return asked.same(made)
+    # Release 0.1.0 made it and has said nowhere from what; but it was content with it.
+    old = get.mapping(resource, "status")
+    found = get.mapping(old, "model")
+    return (
+        origin.seen(resource)
+        and not get.mapping(old, "revisions", "candidate")
+        and observed.condition(resource, conditions.READY).get("reason") != specs.INVALID_SPEC
+        and not get.text(resource, "metadata", "annotations", labels.REFRESH)
+        and (found.get("uri"), found.get("name"), found.get("version"))
+        == (model.uri, model.name, model.version)
+        and model.digest in {None, found.get("digest")}
     )
 
 

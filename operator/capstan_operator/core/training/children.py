@@ -7,7 +7,7 @@ import re
 from typing import Final
 
 from capstan_operator.api.training_job import TrainingJobSpec
-from capstan_operator.core import accelerators, claims, get, labels, names, pods, podtemplate
+from capstan_operator.core import accelerators, claims, get, labels, names, origin, pods, podtemplate
 from capstan_operator.core.frameworks import FRAMEWORKS
 from capstan_operator.core.frameworks.shape import Shape, index_variable
 from capstan_operator.core.model import Manifest, Settings
@@ -39,9 +39,10 @@ _IMMUTABLE: Final = (
 )
 
 
-def spec_hash(spec: TrainingJobSpec) -> str:
+def asked(resource: Manifest, spec: TrainingJobSpec) -> origin.Origin:
     """What tells one spec from another: what the user wrote, so that no release of ours restarts jobs."""
-    return names.digest(spec.model_dump(mode="json", exclude_defaults=True))
+    written = spec.model_dump(mode="json", exclude_defaults=True)
+    return origin.Origin(get.number(resource, "metadata", "generation"), names.digest(written))
 
 
 def peers_service(resource: Manifest) -> Manifest:
@@ -61,8 +62,17 @@ def peers_service(resource: Manifest) -> Manifest:
     )
 
 
-def job(resource: Manifest, spec: TrainingJobSpec, attempt: int, settings: Settings) -> Manifest:
-    """The Job of an attempt. Its pods fail it at once; whether there is another attempt is decided here."""
+def job(
+    resource: Manifest,
+    spec: TrainingJobSpec,
+    attempt: int,
+    settings: Settings,
+    live: Manifest | None = None,
+) -> Manifest:
+    """The Job of an attempt, or what the live one should be.
+
+    Its pods fail it at once; whether there is another attempt is decided here.
+    """
     name = names.job(resource["metadata"]["name"], ROLE, attempt)
     attempt_label = {labels.ATTEMPT: str(attempt)}
     return pods.child(
@@ -92,7 +102,7 @@ def job(resource: Manifest, spec: TrainingJobSpec, attempt: int, settings: Setti
             "template": _template(resource, spec, name, attempt, settings),
         },
         attempt_label,
-        {labels.SPEC_HASH: spec_hash(spec)},
+        {labels.MADE_FROM: asked(resource, spec).recorded(live)},
     )
 
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from capstan_operator.api.training_job import TrainingJobSpec
-from capstan_operator.core import events, get, labels, names, observed
+from capstan_operator.core import events, get, labels, names, observed, origin
 from capstan_operator.core import spec as specs
 from capstan_operator.core.model import Event, Manifest, ObjectRef, Observed, Plan, Settings
 from capstan_operator.core.policies import attempt as attempts
@@ -60,7 +60,7 @@ def _active(
     if standing.state == "succeeded":
         # Nothing is applied: what the cluster said to it would be the last word of a job that has ended well.
         return Plan(status=status.succeeded(facts), decision=True)
-    if live is not None and _made_from(live) not in {None, children.spec_hash(spec)}:
+    if live is not None and _changed(resource, spec, live):
         # Also when it has failed: the spec that failed is no longer asked for.
         reason = Finding(
             SPEC_CHANGED, f"The spec has changed: attempt {attempt + 1} begins with the new one."
@@ -77,7 +77,7 @@ def _active(
         message = f"Pods of an earlier gang are waited for to end; then attempt {attempt} begins."
         told = status.active(facts, Finding(RESTARTING if attempt > 1 else pending.PODS_PENDING, message))
         return Plan(told, apply=(service,), delete=_earlier(seen, attempt), requeue_after=wait)
-    desired = children.job(resource, spec, attempt, settings)
+    desired = children.job(resource, spec, attempt, settings, live)
     if live is not None and standing.state == "active":
         desired = children.kept(desired, live)
     finding, look_again = _why(facts)
@@ -169,8 +169,14 @@ def _pods(seen: Observed, attempt: int, job: Manifest | None) -> Sequence[Manife
     ]
 
 
-def _made_from(job: Manifest) -> str | None:
-    return get.text(job, "metadata", "annotations", labels.SPEC_HASH) or None
+def _changed(resource: Manifest, spec: TrainingJobSpec, job: Manifest) -> bool:
+    """Whether what is asked for is not what the Job was made from."""
+    asked, made = children.asked(resource, spec), origin.of(job)
+    if made:
+        return not asked.same(made)
+    # Release 0.1.0 made it. Its hash is of the fields that it knew; what it has seen, it has acted upon.
+    before = get.text(job, "metadata", "annotations", labels.SPEC_HASH)
+    return before not in {"", asked.spec} and not origin.seen(resource)
 
 
 def _number(obj: Manifest) -> int:

@@ -7,8 +7,9 @@ The generated methods of kubernetes.aio validate everything with pydantic; `ApiC
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from copy import copy
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
@@ -16,7 +17,7 @@ import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
 
 from capstan_operator.core.model import Manifest, ObjectRef
-from capstan_operator.shell.errors import Gone, Rejected, ShellError, Stale, Transient
+from capstan_operator.shell.errors import Fenced, Gone, Rejected, ShellError, Stale, Transient
 from capstan_operator.shell.keys import Resource
 from capstan_operator.shell.metrics import Metrics
 
@@ -61,14 +62,25 @@ class Api(Protocol):
     async def create(self, resource: Resource, manifest: Manifest) -> Manifest:
         """Create an object."""
 
+    async def replace(self, resource: Resource, manifest: Manifest) -> Manifest:
+        """Replace exactly the version that the manifest names; Stale when it has moved on."""
+
     async def merge(self, resource: Resource, namespace: str, name: str, patch: Manifest) -> Manifest:
         """JSON-merge-patch an object."""
 
 
 class KubernetesApi:
-    """The real thing, on one pool of connections of the official client."""
+    """The real thing, on one pool of connections of the official client.
 
-    def __init__(self, configuration: Configuration, metrics: Metrics) -> None:
+    `fence` says whether we may write. It is asked when a connection is there and the request's first byte is
+    about to be sent, each time: aiohttp sends some requests again by itself.
+    """
+
+    def __init__(
+        self, configuration: Configuration, metrics: Metrics, fence: Callable[[], bool] | None = None
+    ) -> None:
+        configuration = copy(configuration)
+        configuration.trace_configs = [_fenced(fence)] if fence else None
         self._client = ApiClient(configuration)
         self._client.user_agent = FIELD_MANAGER
         self._host = configuration.host.rstrip("/")
@@ -159,6 +171,12 @@ class KubernetesApi:
         path = resource.path(manifest["metadata"]["namespace"])
         return await self._json("create", "POST", path, {"fieldManager": FIELD_MANAGER}, manifest)
 
+    async def replace(self, resource: Resource, manifest: Manifest) -> Manifest:
+        """See Api."""
+        metadata = manifest["metadata"]
+        path = resource.path(metadata["namespace"], metadata["name"])
+        return await self._json("update", "PUT", path, {"fieldManager": FIELD_MANAGER}, manifest)
+
     async def merge(self, resource: Resource, namespace: str, name: str, patch: Manifest) -> Manifest:
         """See Api."""
         path = resource.path(namespace, name)
@@ -207,8 +225,21 @@ class KubernetesApi:
             response: aiohttp.ClientResponse = answer.response
             code = str(response.status)
             return response
+        except Fenced:
+            code = "fenced"
+            raise
         finally:
             self._metrics.api_requests.labels(verb=verb, code=code).inc()
+
+
+def _fenced(fence: Callable[[], bool]) -> aiohttp.TraceConfig:
+    async def check(_: object, __: object, about: aiohttp.TraceRequestHeadersSentParams) -> None:
+        if about.method != "GET" and not fence():
+            raise Fenced("not sent: this operator does not lead any more")
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_headers_sent.append(check)
+    return trace
 
 
 def _selecting(selector: str | None) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
     ShellError
     ├── Transient          the API is away, slow or busy: back off and try the same again
-    │   └── Stale          a write was refused because the object has moved on: look again
+    │   ├── Stale          a write was refused because the object has moved on: look again
+    │   └── Fenced         a write was not sent, because this operator may not lead any more
     ├── Gone               the object a write was meant for no longer exists
     ├── Rejected           the API server will not have this child: say so in the status
     └── OwnershipConflict  a child's name is taken by an object that is not ours: say so, never touch it
@@ -41,6 +42,10 @@ class Transient(ShellError):
 
 class Stale(Transient):
     """A precondition (resourceVersion or uid) did not hold: the plan was made from an old view."""
+
+
+class Fenced(Transient):
+    """Our lease has run out: what we planned may be done, or undone, by somebody else by now."""
 
 
 class Gone(ShellError):

@@ -34,6 +34,7 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         Info(PREFIX, "The running operator.", registry=registry).info({"version": operator_version()})
+        self.leader = Gauge(f"{PREFIX}_leader", "1 while this operator leads.", registry=registry)
         self.reconciles = Counter(
             f"{PREFIX}_reconciles", "Passes over a resource.", ["kind", "outcome"], registry=registry
         )
@@ -53,7 +54,7 @@ class Metrics:
         )
         self.api_requests = Counter(
             f"{PREFIX}_api_requests",
-            'Requests to the API server; code "error" when there was no answer.',
+            'Requests to the API server; code "error": no answer, "fenced": not sent, as we do not lead.',
             ["verb", "code"],
             registry=registry,
         )

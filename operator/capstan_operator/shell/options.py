@@ -32,6 +32,10 @@ class Options:
     log_format: str
     kubeconfig: str | None
     context: str | None
+    leader_elect: bool
+    lease_name: str
+    lease_namespace: str
+    lease_duration: int
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
@@ -104,6 +108,10 @@ def parser(environment: Mapping[str, str] = os.environ) -> argparse.ArgumentPars
     add("--log-format", "json", "json or text", _one_of("json", "text"))
     add("--kubeconfig", None, "kubeconfig to use instead of the pod's service account")
     add("--context", None, "context of the kubeconfig")
+    add("--leader-elect", "false", "true: act only while holding the Lease, as one of several", _boolean)
+    add("--lease-name", "capstan-operator", "name of the Lease")
+    add("--lease-namespace", "default", "namespace of the Lease")
+    add("--lease-duration", "10", "seconds after which another takes the Lease over", _between(3, 3600))
     commands.add_parser("crds", help="print the CustomResourceDefinitions as YAML")
     return top
 

@@ -1,8 +1,9 @@
 """The operator put together: what feeds what, in which order it starts, and how it ends.
 
 kopf and the resync fill the store of custom resources, the reflectors the store of children; every change
-enqueues its owner; workers start when all is listed. A part that ends without being told to is a bug that
-ends the process, to be started again by the kubelet: half an operator is worse than none.
+enqueues its owner; workers start when all is listed, and run only while we lead: before and after, the views
+of the cluster are kept. A part that ends without being told to is a bug that ends the process, to be started
+again by the kubelet: half an operator is worse than none.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,6 +26,7 @@ from capstan_operator.shell.events import Recorder
 from capstan_operator.shell.gather import References
 from capstan_operator.shell.handlers import KopfThread
 from capstan_operator.shell.keys import Key, Resource, owner_of
+from capstan_operator.shell.leader import Elector, Terms, own_identity
 from capstan_operator.shell.metrics import Metrics
 from capstan_operator.shell.options import Options
 from capstan_operator.shell.queue import WorkQueue
@@ -47,9 +50,17 @@ Part = tuple[str, Callable[[], Coroutine[Any, Any, None]]]
 class Operator:
     """All parts, made and connected. `run` lives until `stop` is set or a part fails."""
 
-    def __init__(self, options: Options, kinds: Sequence[Kind], api: KubernetesApi, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        options: Options,
+        kinds: Sequence[Kind],
+        api: KubernetesApi,
+        metrics: Metrics,
+        elector: Elector | None,
+    ) -> None:
         self._options = options
         self._metrics = metrics
+        self._elector = elector
         self._queue = queue = WorkQueue(on_add=metrics.queue_adds.inc, on_retry=metrics.queue_retries.inc)
         self._references = References()
         self._resources = Store(changed=self._resource_changed)
@@ -89,7 +100,7 @@ class Operator:
             metrics=metrics,
             now=_now,
         )
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._workers: list[asyncio.Task[None]] = []
 
     async def run(self, stop: asyncio.Event) -> bool:
@@ -97,11 +108,11 @@ class Operator:
         server = await health.serve(self._application(), self._options.metrics_port)
         stopping = asyncio.create_task(stop.wait())
         for name, part in self._parts():
-            self._tasks.append(asyncio.create_task(part(), name=name))
+            self._tasks[name] = asyncio.create_task(part(), name=name)
         self._kopf.start()
         try:
-            await asyncio.wait((stopping, *self._tasks), return_when=asyncio.FIRST_COMPLETED)
-            failed = [task for task in self._tasks if task.done()]
+            await asyncio.wait((stopping, *self._tasks.values()), return_when=asyncio.FIRST_COMPLETED)
+            failed = [task for task in self._tasks.values() if task.done()]
             for task in failed:
                 logger.critical("%s has ended", task.get_name(), exc_info=task.exception())
             return not failed
@@ -124,24 +135,40 @@ class Operator:
         for reflector in self._reflectors:
             await reflector.synced.wait()
         logger.info("the cluster is listed", extra={"fields": {"workers": self._options.workers}})
+        if self._elector is None:
+            await self._lead()
+        else:
+            await self._elector.run(self._take_over)
+
+    async def _take_over(self) -> None:
+        """See for sure what the one before us decided last, and look at everything."""
+        await self._resync.list_all()
+        await self._lead()
+
+    async def _lead(self) -> None:
+        """Work until the queue is closed and the last Events are posted; cancelled when we lead no more."""
         self._workers = [
             asyncio.create_task(self._reconciler.work(), name=f"worker {n}")
             for n in range(self._options.workers)
         ]
-        await asyncio.gather(*self._workers)
+        try:
+            await asyncio.gather(*self._workers)
+            await asyncio.wait_for(self._recorder.flush(), GRACE_EVENTS)
+        except TimeoutError:
+            logger.warning("some Events were not posted in time")
+        finally:
+            for worker in self._workers:
+                worker.cancel()
+            self._workers = []
 
     async def _end(self) -> None:
         """Let the passes in flight end, then everything else; every step is bounded."""
         self._queue.close()
         if self._workers:
-            await asyncio.wait(self._workers, timeout=GRACE_PASSES)
-        try:
-            await asyncio.wait_for(self._recorder.flush(), GRACE_EVENTS)
-        except TimeoutError:
-            logger.warning("some Events were not posted in time")
-        for task in (*self._workers, *self._tasks):
+            await asyncio.wait((self._tasks["workers"],), timeout=GRACE_PASSES + GRACE_EVENTS)
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*self._workers, *self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await self._kopf.stop(GRACE_KOPF)
 
     def _application(self) -> web.Application:
@@ -149,7 +176,9 @@ class Operator:
 
     async def alive(self) -> Mapping[str, bool]:
         """See health.Checks."""
-        parts = {task.get_name(): not task.done() for task in (*self._tasks, *self._workers)}
+        parts = {task.get_name(): not task.done() for task in (*self._tasks.values(), *self._workers)}
+        if self._elector is not None:
+            parts["election"] = self._elector.turning()
         return parts | {"kopf": await self._kopf.alive()}
 
     def synced(self) -> Mapping[str, bool]:
@@ -158,7 +187,9 @@ class Operator:
         return listed | {"custom resources listed": self._resync.synced.is_set()}
 
     def _before_scrape(self) -> None:
-        self._metrics.queue_depth.set(len(self._queue))
+        leads = self._elector is None or self._elector.leads()
+        self._metrics.leader.set(leads)
+        self._metrics.queue_depth.set(len(self._queue) if leads else 0)  # nobody waits for who stands by
         for kind, count in (self._resources.count() | self._children.count()).items():
             self._metrics.store_objects.labels(kind=kind).set(count)
 
@@ -186,8 +217,18 @@ def _now() -> datetime:
 async def run(options: Options, kinds: Sequence[Kind], stop: asyncio.Event) -> bool:
     """Log in, run the operator until `stop`; return False when it failed."""
     metrics = Metrics()
-    api = KubernetesApi(await login.configuration(options.kubeconfig, options.context), metrics)
-    try:
-        return await Operator(options, kinds, api, metrics).run(stop)
-    finally:
-        await api.close()
+    configuration = await login.configuration(options.kubeconfig, options.context)
+    async with AsyncExitStack() as stack:
+        unfenced = KubernetesApi(configuration, metrics)
+        stack.push_async_callback(unfenced.close)
+        elector = _elector(options, unfenced)
+        api = KubernetesApi(configuration, metrics, elector.leads if elector else None)
+        stack.push_async_callback(api.close)
+        return await Operator(options, kinds, api, metrics, elector).run(stop)
+
+
+def _elector(options: Options, api: KubernetesApi) -> Elector | None:
+    if not options.leader_elect:
+        return None
+    terms = Terms(options.lease_duration)
+    return Elector(api, options.lease_namespace, options.lease_name, terms, own_identity())

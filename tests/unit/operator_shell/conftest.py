@@ -22,6 +22,10 @@ from capstan_operator.shell.keys import Resource
 from capstan_operator.shell.metrics import Metrics
 from kubernetes.aio.client import Configuration
 
+from .running import start
+
+__all__ = ["start"]
+
 Mangler = Callable[[list[bytes]], list[bytes]]
 
 PATH = re.compile(
@@ -152,6 +156,8 @@ class Cluster:
             return self._list(request, plural, namespace)
         if request.method == "POST":
             assert body is not None
+            if (plural, namespace, body["metadata"]["name"]) in self.objects:
+                return _status(409, {"reason": "AlreadyExists"})
             return web.json_response(self.put(plural, body), status=201)
         assert namespace is not None
         method = "MERGE" if "merge-patch" in request.content_type else request.method
@@ -177,14 +183,14 @@ class Cluster:
             self.delete(plural, namespace, name)
             return web.json_response({"kind": "Status", "status": "Success"})
         if method == "PUT":
-            assert sub == "status"
             given = body["metadata"]
             if (given["resourceVersion"], given["uid"]) != (
                 old["metadata"]["resourceVersion"],
                 old["metadata"]["uid"],
             ):
                 return _status(409, {"reason": "Conflict"})
-            return web.json_response(self.put(plural, old | {"status": body["status"]}))
+            part = "status" if sub == "status" else "spec"
+            return web.json_response(self.put(plural, old | {part: body[part]}))
         return web.json_response(old)
 
     def _selected(self, request: web.Request, namespace: str | None, obj: Manifest) -> bool:
@@ -364,6 +370,7 @@ async def cluster() -> AsyncIterator[Cluster]:
         "widgets": ("test.dev/v1", "Widget"),
         "configmaps": ("v1", "ConfigMap"),
         "events": ("v1", "Event"),
+        "leases": ("coordination.k8s.io/v1", "Lease"),
     }
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", state.answer)

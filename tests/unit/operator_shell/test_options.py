@@ -31,6 +31,13 @@ def test_what_may_be_fetched_is_a_list() -> None:
     assert not it.network_policies
 
 
+def test_who_is_told_nothing_is_alone() -> None:
+    assert not parsed().leader_elect
+    assert parsed("--leader-elect", "true").leader_elect
+    assert parsed(CAPSTAN_OPERATOR_LEASE_NAMESPACE="n").lease_namespace == "n"
+    assert parsed("--lease-duration", "30").lease_duration == 30
+
+
 @pytest.mark.parametrize(
     "bad",
     [
@@ -41,6 +48,7 @@ def test_what_may_be_fetched_is_a_list() -> None:
         ("--fetch-allow", "s3,https://user@host"),
         ("--network-policies", "maybe"),
         ("--nope",),
+        ("--lease-duration", "2"),
     ],
 )
 def test_nonsense_is_refused(bad: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import tritonclient.http
+import yaml
 from capstan_demo.digits import sample
 from capstan_demo.kube import Kube
 
@@ -21,6 +22,25 @@ def test_the_custom_training_job(installed, kube: Kube, namespace: str) -> None:
     said = kube.run("logs", "-n", namespace, "-l", "capstan.dev/name=hello", "-c", "trainer", "--tail=-1")
     assert said.count("one of 3") == 3
     assert "Hello from hello-worker-1-2.hello-peers" in said
+
+
+@pytest.mark.parametrize("name", ["inferenceservice-s3.yaml", "trainingjob-data.yaml"])
+def test_what_comes_from_elsewhere_is_accepted(installed, kube: Kube, namespace: str, name: str) -> None:
+    """There is no such bucket and no such host here, so the API server alone is asked."""
+    accepted = kube.run(
+        "apply",
+        "--dry-run=server",
+        "-n",
+        namespace,
+        "-o",
+        "name",
+        "-f",
+        "-",
+        stdin=yaml.safe_dump_all(sample(name)),
+    )
+    assert accepted.split() == [
+        f"{document['kind'].lower()}.capstan.dev/{document['metadata']['name']}" for document in sample(name)
+    ]
 
 
 def test_the_inference_service_of_a_volume(installed, kube: Kube, namespace: str) -> None:

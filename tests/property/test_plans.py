@@ -71,6 +71,12 @@ common: dict[str, st.SearchStrategy[Any]] = {
     "resources": st.fixed_dictionaries({}, optional={"requests": quantities, "limits": quantities}),
     "template": templates | st.dictionaries(st.text(max_size=5), garbage, max_size=2),
 }
+data_items = st.builds(
+    lambda name, uri: {"name": name, "uri": uri, "mountPath": f"/data/{name}"},
+    names.filter(lambda name: len(name) <= 40),
+    uris
+    | st.sampled_from(["s3://bucket/folder/", "https://example.com/train.csv?x=1", "hf://acme/digits@main"]),
+)
 training_specs = st.fixed_dictionaries(
     {"framework": st.sampled_from(["pytorch", "custom"]), "image": st.just("img:1")},
     optional={
@@ -83,6 +89,7 @@ training_specs = st.fixed_dictionaries(
             {"uri": uris}, optional={"gracePeriod": st.sampled_from(["0s", "1m30s", "1.5h"])}
         ),
         "output": st.fixed_dictionaries({"uri": uris}),
+        "data": st.lists(data_items, max_size=4, unique_by=lambda item: item["name"]),
         "supervise": st.booleans(),
         **common,
     },

@@ -20,8 +20,10 @@ Name = Annotated[
     Text(DNS_LABEL, "must be lower-case letters, digits and dashes, beginning with a letter, at most 63", 63),
 ]
 
-#: A file or a folder on a PersistentVolumeClaim. No empty, `.` or `..` parts.
-CLAIM_URI_PATTERN = r"pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/([A-Za-z0-9_@=+,-][A-Za-z0-9._@=+,-]*|\.[A-Za-z0-9_@=+,-][A-Za-z0-9._@=+,-]*))+/?"
+#: The path of a file or a folder. No empty, `.` or `..` parts.
+URI_PATH_PATTERN = r"(/([A-Za-z0-9_@=+,-][A-Za-z0-9._@=+,-]*|\.[A-Za-z0-9_@=+,-][A-Za-z0-9._@=+,-]*))+/?"
+#: A file or a folder on a PersistentVolumeClaim.
+CLAIM_URI_PATTERN = rf"pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?{URI_PATH_PATTERN}"
 
 ClaimURI = Annotated[
     str,

@@ -11,13 +11,13 @@ from capstan_operator.api.common import (
     ACCELERATOR_ONCE,
     TEMPLATE,
     Accelerator,
-    ClaimURI,
     Conditions,
     Digest,
     Name,
     Opaque,
     Resources,
 )
+from capstan_operator.api.sources import CLAIM_SCHEME, CREDENTIALS, SOURCES, Credentials, SourceURI
 
 KIND = "InferenceService"
 PLURAL = "inferenceservices"
@@ -32,14 +32,14 @@ class TrainingJobReference(Model):
 class ModelSource(Model):
     """The model and where it is."""
 
-    uri: ClaimURI | None = Field(
+    uri: SourceURI | None = Field(
         None,
         description=(
-            "Where it is: pvc://<claim>/<path>, a file or a folder. It is copied into the pod when that"
-            " starts, so a"
+            f"Where it is: {SOURCES} A file or a folder. It is copied into the pod when that starts, so a"
             " model that has changed should get a new name."
         ),
     )
+    credentials: Credentials | None = Field(None, description=CREDENTIALS)
     from_training_job: TrainingJobReference | None = Field(
         None, description="Serve what this TrainingJob leaves, as soon as it has succeeded."
     )
@@ -74,6 +74,13 @@ class ModelSource(Model):
             "has(self.uri) != has(self.fromTrainingJob)",
             "say where the model is: give exactly one of uri and fromTrainingJob",
             lambda self: (self.uri is None) != (self.from_training_job is None),
+        ),
+        Rule(
+            f"!has(self.credentials) || (has(self.uri) && !self.uri.startsWith('{CLAIM_SCHEME}'))",
+            "a volume is opened by mounting it: leave out credentials for pvc:// and fromTrainingJob",
+            lambda self: (
+                self.credentials is None or (self.uri is not None and not self.uri.startswith(CLAIM_SCHEME))
+            ),
         ),
     )
 

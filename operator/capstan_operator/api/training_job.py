@@ -21,6 +21,7 @@ from capstan_operator.api.common import (
     Opaque,
     Resources,
 )
+from capstan_operator.api.sources import DATA_ONCE, DataSource
 
 KIND = "TrainingJob"
 PLURAL = "trainingjobs"
@@ -46,8 +47,8 @@ class Checkpoint(Model):
 
     uri: ClaimURI = Field(
         description=(
-            "A folder, as pvc://<claim>/<path>. The claim is mounted in every replica, and the program finds"
-            " the"
+            "A folder, as pvc://<claim>/<path>: a volume, because the program itself writes to it. The claim"
+            " is mounted in every replica, and the program finds the"
             " folder's path in CAPSTAN_CHECKPOINT_DIR. It creates the folder, saves to it and resumes from"
             " it."
         )
@@ -67,8 +68,8 @@ class Output(Model):
 
     uri: ClaimURI = Field(
         description=(
-            "A folder, as pvc://<claim>/<path>. The claim is mounted in every replica, and the program finds"
-            " the"
+            "A folder, as pvc://<claim>/<path>: a volume, because the program itself writes to it. The claim"
+            " is mounted in every replica, and the program finds the"
             " folder's path in CAPSTAN_OUTPUT_DIR. Replica 0 creates it and writes model.onnx into it before"
             " it exits;"
             " an InferenceService can then name this job in model.fromTrainingJob."
@@ -135,6 +136,12 @@ class TrainingJobSpec(Model):
         None, description="What each replica's container asks for and may use, beside the accelerator."
     )
     template: Opaque | None = Field(None, description=TEMPLATE + " The program's container is named trainer.")
+    data: list[DataSource] | None = Field(
+        None,
+        description="What the program reads: each item is there before the program starts.",
+        max_length=16,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
     checkpoint: Checkpoint | None = Field(None, description="Where the program saves its state.")
     output: Output | None = Field(None, description="Where the program leaves the model.")
     supervise: bool = Field(
@@ -146,7 +153,7 @@ class TrainingJobSpec(Model):
         ),
     )
 
-    rules = (ACCELERATOR_ONCE,)
+    rules = (ACCELERATOR_ONCE, *DATA_ONCE)
 
 
 class ReplicaStatus(Model):

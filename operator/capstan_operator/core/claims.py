@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from capstan_operator.api.sources import CLAIM_SCHEME
 from capstan_operator.core import names
 from capstan_operator.core.model import Manifest
 
 ROOT: Final = "/var/run/capstan/claims"
-SCHEME: Final = "pvc://"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +30,16 @@ class Place:
 
 def place(uri: str) -> Place:
     """The place a (valid) address names."""
-    claim, _, path = uri.removeprefix(SCHEME).partition("/")
+    claim, _, path = uri.removeprefix(CLAIM_SCHEME).partition("/")
     return Place(claim, path.rstrip("/"))
 
 
-def volumes(uris: list[str]) -> list[Manifest]:
+def volumes(uris: list[str], read_only: bool = False) -> list[Manifest]:
     """One volume for each claim."""
+    extra = {"readOnly": True} if read_only else {}
     return [
-        {"name": _volume(claim), "persistentVolumeClaim": {"claimName": claim}} for claim in _claims(uris)
+        {"name": _volume(claim), "persistentVolumeClaim": {"claimName": claim, **extra}}
+        for claim in _claims(uris)
     ]
 
 
@@ -45,6 +47,12 @@ def mounts(uris: list[str], read_only: bool = False) -> list[Manifest]:
     """Where the volumes go."""
     extra = {"readOnly": True} if read_only else {}
     return [{"name": _volume(claim), "mountPath": f"{ROOT}/{claim}", **extra} for claim in _claims(uris)]
+
+
+def mount(uri: str, path: str) -> Manifest:
+    """One place of a claim, mounted at a path to be read."""
+    found = place(uri)
+    return {"name": _volume(found.claim), "mountPath": path, "subPath": found.path, "readOnly": True}
 
 
 def _claims(uris: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from capstan_operator.shell.metrics import operator_version
 REGISTRY = "ghcr.io/capstan-dev"
 ENVIRONMENT = "CAPSTAN_OPERATOR_"
 #: A place that may be fetched from: SCHEME[://HOST-GLOB[:PORT]].
-SOURCE = r"[a-z][a-z0-9]{0,15}(://[A-Za-z0-9*?][-A-Za-z0-9.*?_]{0,252}(:[0-9]{1,5})?)?"
+SOURCE = r"(pvc|s3|gs|az|hf|https)(://[A-Za-z0-9*?][-A-Za-z0-9.*?_]{0,252}(:[0-9]{1,5})?)?"
 
 
 @dataclass(frozen=True, slots=True)

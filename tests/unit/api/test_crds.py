@@ -104,6 +104,76 @@ def test_the_samples_fit(path: Path) -> None:
         model.model_validate({"spec": document["spec"]})
 
 
+DIGEST = "sha256:" + "0" * 64
+
+
+def with_data(*items: dict[str, Any]) -> dict[str, Any]:
+    return {**TRAINING, "data": list(items)}
+
+
+def item(name: str = "a", uri: str = "s3://b/c", path: str = "/data", **more: Any) -> dict[str, Any]:
+    return {"name": name, "uri": uri, "mountPath": path, **more}
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "pvc://models/resnet/model.onnx",
+        "s3://bucket.of-mine/date=2026-01-01/model.onnx",
+        "s3://bucket/folder/",
+        "gs://bucket_1/model.onnx",
+        "az://container/model.onnx",
+        "hf://acme/bert",
+        "hf://acme/bert@v1.0/onnx/model.onnx",
+        "hf://datasets/acme/digits@main/train.csv",
+        "https://example.com/",
+        "https://example.com:8443/a/.hidden/b%20c/model.onnx?X-Signature=a%2Fb&x=1.5",
+    ],
+)
+def test_what_can_be_fetched(uri: str) -> None:
+    InferenceService.model_validate({"spec": {"model": {"uri": uri}}})
+    TrainingJob.model_validate({"spec": with_data(item(uri=uri))})
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "file:///etc/passwd",
+        "http://example.com/model.onnx",
+        "ftp://example.com/model.onnx",
+        "https://user:password@example.com/model.onnx",
+        "https://token@example.com/model.onnx",
+        "https://user:443@example.com/",
+        "https://example.com",
+        "https:///model.onnx",
+        "https://example.com/a/../b",
+        "https://example.com/..",
+        "https://example.com/a?b=../c",
+        "https://example.com/a b",
+        "https://example.com/a\n",
+        "https://example.com/$(TOKEN)",
+        "https://example.com/a#b",
+        "s3://bucket",
+        "s3://bucket/a/../b",
+        "s3://bucket//a",
+        "s3://key:secret@bucket/a",
+        "s3://bucket/a\x00",
+        "s3://bucket/$(AWS_SECRET_ACCESS_KEY)",
+        "hf://bert",
+        "S3://bucket/a",
+        " s3://bucket/a",
+        "s3://bucket/a\ns3://bucket/b",
+    ],
+)
+def test_what_cannot_be_fetched(uri: str) -> None:
+    for kind, spec in (
+        ("InferenceService", {"model": {"uri": uri}}),
+        ("TrainingJob", with_data(item(uri=uri))),
+    ):
+        with pytest.raises(ValidationError, match=r"s3://<bucket>/<path>.*credentials"):
+            KINDS[kind].model_validate({"spec": spec})
+
+
 BAD: list[tuple[str, dict[str, Any], str]] = [
     ("TrainingJob", {"framework": "pytroch", "image": "i"}, "framework"),
     ("TrainingJob", {**TRAINING, "replicas": "two"}, "replicas"),
@@ -126,6 +196,37 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("TrainingJob", {**TRAINING, "env": [{"name": "A", "value": "1", "valueFrom": {}}]}, "not both"),
     ("TrainingJob", {**TRAINING, "processesPerReplica": "many"}, "processesPerReplica"),
+    ("TrainingJob", with_data(item(), item(path="/other")), "one name"),
+    ("TrainingJob", with_data(item(), item("b")), "folder of its own"),
+    ("TrainingJob", with_data(item(), item("b", path="/data/b")), "folder of its own"),
+    ("TrainingJob", with_data(item("A")), "lower-case"),
+    ("TrainingJob", with_data(item("a" * 41)), "at most 40"),
+    ("TrainingJob", with_data(item(path="data")), "absolute path"),
+    ("TrainingJob", with_data(item(path="/")), "absolute path"),
+    ("TrainingJob", with_data(item(path="/data/")), "absolute path"),
+    ("TrainingJob", with_data(item(path="/data/../etc")), "absolute path"),
+    ("TrainingJob", with_data(item(path="/data:x")), "absolute path"),
+    ("TrainingJob", with_data(item(path="/var")), "must not be in /dev"),
+    ("TrainingJob", with_data(item(path="/dev/shm")), "must not be in /dev"),
+    ("TrainingJob", with_data(item(path="/var/run/capstan/agent")), "must not be in /dev"),
+    ("TrainingJob", with_data(item(path="/run/capstan")), "must not be in /dev"),
+    ("TrainingJob", with_data(item(uri="pvc://a/b", digest=DIGEST)), "mounted as it is"),
+    (
+        "TrainingJob",
+        with_data(item(uri="pvc://a/b", credentials={"secretRef": {"name": "s"}})),
+        "mounted as it is",
+    ),
+    ("TrainingJob", with_data(item(credentials={"secretRef": {"name": "Not_One"}})), "name of a Secret"),
+    (
+        "InferenceService",
+        {"model": {"uri": "pvc://a/b", "credentials": {"secretRef": {"name": "s"}}}},
+        "leave out credentials",
+    ),
+    (
+        "InferenceService",
+        {"model": {"fromTrainingJob": {"name": "a"}, "credentials": {"secretRef": {"name": "s"}}}},
+        "leave out credentials",
+    ),
     ("InferenceService", {}, "model"),
     ("InferenceService", {"model": {}}, "exactly one of uri and fromTrainingJob"),
     ("InferenceService", {"model": {"uri": "pvc://a/b", "fromTrainingJob": {"name": "a"}}}, "exactly one"),
@@ -152,6 +253,10 @@ def test_the_same_sentences_are_in_the_schema() -> None:
         "amd.com/gpu",
         "pvc://<claim>",
         "not both",
+        "folder of its own",
+        "must not be in /dev",
+        "mounted as it is",
+        "leave out credentials",
         "auto or a number",
     ):
         assert sentence in said
@@ -165,3 +270,16 @@ def test_no_uri_that_is_taken_leaves_its_claim(uri: str) -> None:
     except ValidationError:
         return
     assert not {".", "..", ""} & set(uri.removeprefix("pvc://").rstrip("/").split("/"))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.from_regex(r"(s3|https|hf)://[a-z.@:$ ]{1,4}(/[A-Za-z0-9._ $()@?-]{1,4}){1,3}/?", fullmatch=True))
+def test_no_source_that_is_taken_leads_elsewhere(uri: str) -> None:
+    try:
+        InferenceService.model_validate({"spec": {"model": {"uri": uri}}})
+    except ValidationError:
+        return
+    host, *parts = uri.partition("://")[2].partition("?")[0].split("/")
+    assert not {".", ".."} & set(parts)
+    assert not set(" $()\n") & set(uri)
+    assert "@" not in host

@@ -101,6 +101,25 @@ def test_the_runner_that_could_not_be_installed(make_pod: Any, ended: Any) -> No
     assert (found.class_, found.reason) == ("infrastructure", "AgentFailed")
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ({"class": "user", "reason": "DigestMismatch", "message": "m"}, ("user", "DigestMismatch")),
+        (
+            {"class": "infrastructure", "reason": "SourceUnavailable", "message": "m"},
+            ("infrastructure", "SourceUnavailable"),
+        ),
+        ({}, ("infrastructure", "AgentFailed")),
+    ],
+)
+def test_data_that_could_not_be_fetched(make_pod: Any, ended: Any, words: Any, expected: Any) -> None:
+    init = {"capstan-agent": ended(0), "fetch-train": ended(1, **words)}
+    found = failure.first([make_pod(phase="Failed", init=init, trainer={"waiting": {}})])
+    assert found is not None
+    assert (found.class_, found.reason) == expected
+    assert (found.container, found.exit_code) == ("fetch-train", 1)
+
+
 def test_pods_that_are_gone_leave_the_jobs_words() -> None:
     job = {"status": {"conditions": [{"type": "Failed", "status": "True", "message": "pod x failed"}]}}
     found = failure.lost(job)

@@ -153,6 +153,48 @@ def training(**spec: Any) -> World:
     return World("TrainingJob", {**base, **spec})
 
 
+def fetching(world: World, index: int, code: int, **words: Any) -> None:
+    """A pod whose data has been fetched, or could not be."""
+    state = {
+        "exitCode": code,
+        "finishedAt": world.now.isoformat(),
+        "message": json.dumps({"capstan": 1, **words}),
+    }
+    states = [{"name": "fetch-train", "image": "i", "ready": not code, "state": {"terminated": state}}]
+    phase = "Failed" if code else "Pending"
+    world.pod(world.controller("Job"), index, phase=phase, initContainerStatuses=states)
+
+
+DATA = [{"name": "train", "uri": "https://example.com/train.csv", "mountPath": "/data", "digest": DIGEST}]
+
+
+def test_a_job_whose_data_is_other_data_fails() -> None:
+    world = training(data=DATA)
+    world.step()
+    for index in (0, 1):
+        fetching(world, index, 1, **{"class": "user", "reason": "DigestMismatch", "message": "Other bytes."})
+    world.condition(world.controller("Job"), "FailureTarget", "Failed")
+    world.step()
+    assert (world.status["phase"], world.ready()) == ("Failed", ("False", "DigestMismatch"))
+    failure = world.status["failure"]
+    assert (failure["class"], failure["container"]) == ("user", "fetch-train")
+    assert "Other bytes." in failure["message"]
+
+
+def test_a_job_whose_data_is_away_is_tried_again() -> None:
+    world = training(data=DATA)
+    world.step()
+    for index in (0, 1):
+        fetching(
+            world, index, 1, **{"class": "infrastructure", "reason": "SourceUnavailable", "message": "m"}
+        )
+    world.condition(world.controller("Job"), "FailureTarget", "Failed")
+    world.step()
+    assert (world.status["phase"], world.status["attempt"]) == ("Restarting", 2)
+    assert world.status["restarts"] == {"infrastructure": 1}
+    assert world.status["failure"]["reason"] == "SourceUnavailable"
+
+
 def test_a_job_that_succeeds() -> None:
     world = training()
     assert world.step().decision is False

@@ -55,6 +55,17 @@ def test_what_a_container_waits_for(make_pod: Any, state: dict[str, Any], reason
     assert (found.reason, sentence in found.message) == (reason, True), found
 
 
+@pytest.mark.parametrize("container", ["fetch", "fetch-train-set"])
+def test_a_secret_that_is_not_there_is_named(make_pod: Any, container: str) -> None:
+    init = {container: waiting("CreateContainerConfigError", 'secret "bucket" not found')}
+    found = pending.why([make_pod(phase="Pending", conditions=PLACED, init=init)], Asked())
+    assert found.reason == "ContainerConfigInvalid"
+    assert found.message == (
+        f'The container {container} cannot be made: secret "bucket" not found. Create what is missing, or'
+        " correct credentials.secretRef."
+    )
+
+
 @pytest.mark.parametrize(
     ("message", "accelerator", "reason", "sentence"),
     [

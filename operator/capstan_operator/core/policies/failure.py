@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
 
-from capstan_operator.core import get, observed, termination
+from capstan_operator.core import fetch, get, observed, termination
 from capstan_operator.core.model import Manifest
 from capstan_operator.core.observed import Container
 
@@ -209,6 +209,13 @@ def _by_exit_code(case: _Case) -> Failure | None:
     if case.container.init and name == "capstan-agent":
         return case.failure(
             INFRASTRUCTURE, AGENT_FAILED, f"The runner could not be put into the pod: exit code {code}.", log
+        )
+    if case.container.init and fetch.is_fetch(name):
+        return case.failure(
+            INFRASTRUCTURE,
+            AGENT_FAILED,
+            f"The container {name} failed without a word: exit code {code}.",
+            log,
         )
     if code in {_SIGKILL, _SIGTERM}:
         return case.failure(INFRASTRUCTURE, KILLED, f"The container {name} was killed from outside.", log)

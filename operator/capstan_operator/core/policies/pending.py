@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from capstan_operator.core import get, observed, termination
+from capstan_operator.core import fetch, get, observed, termination
 from capstan_operator.core.model import Manifest
 from capstan_operator.core.observed import Container
 from capstan_operator.core.policies.finding import Finding
@@ -135,11 +135,11 @@ def _config(pod: Manifest, asked: Asked) -> Finding | None:
                 " a number, or set spec.template.spec.securityContext.runAsUser to one.",
             )
         if reason == "CreateContainerConfigError":
+            named = "credentials.secretRef" if fetch.is_fetch(container.name) else "spec.env and spec.envFrom"
             return Finding(
                 CONTAINER_CONFIG_INVALID,
                 f"The container {container.name} cannot be made: {detail}. Create what is missing, or"
-                " correct spec.env and"
-                " spec.envFrom.",
+                f" correct {named}.",
             )
         if reason in {"CreateContainerError", "RunContainerError"}:
             return Finding(

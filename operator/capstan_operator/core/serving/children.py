@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from capstan_operator.api.inference_service import InferenceServiceSpec
-from capstan_operator.core import accelerators, claims, get, labels, names, origin, pods
+from capstan_operator.api.sources import CLAIM_SCHEME
+from capstan_operator.core import accelerators, claims, fetch, get, labels, names, origin, pods
 from capstan_operator.core.model import Manifest, Settings
 from capstan_operator.core.policies.model import Model
 from capstan_operator.core.runtimes import RUNTIMES, capstan
 
 ROLE: Final = "server"
-FETCH: Final = "fetch"
 #: The folder the server serves, in a volume of the pod's own.
 REPOSITORY: Final = "/var/run/capstan/models"
 
@@ -31,9 +31,9 @@ def template(resource: Manifest, spec: InferenceServiceSpec, model: Model, setti
         ],
     }
     pod: Manifest = {
-        "initContainers": [_fetch(model, settings)],
+        "initContainers": [_fetch(model, spec, settings)],
         "containers": [server],
-        "volumes": [*claims.volumes([model.uri]), pods.empty_dir("models"), pods.empty_dir("tmp")],
+        "volumes": [*claims.volumes(_claimed(model)), pods.empty_dir("models"), pods.empty_dir("tmp")],
         # Requests in flight are answered; the Service stops sending new ones meanwhile.
         "terminationGracePeriodSeconds": 45,
     }
@@ -128,29 +128,18 @@ def urls(resource: Manifest) -> Manifest:
     return {"url": f"http://{host}:{capstan.HTTP}", "grpcUrl": f"{host}:{capstan.GRPC}"}
 
 
-def _fetch(model: Model, settings: Settings) -> Manifest:
-    digest = ["--digest", model.digest] if model.digest else []
-    return {
-        "name": FETCH,
-        "image": settings.agent_image,
-        "imagePullPolicy": "IfNotPresent",
-        "command": [
-            "capstan-agent",
-            "fetch",
-            "--uri",
-            model.uri,
-            "--target",
-            REPOSITORY,
-            "--model",
-            model.name,
-            "--version",
-            model.version,
-            *digest,
-        ],
-        "securityContext": dict(pods.READ_ONLY),
-        "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
-        "volumeMounts": [
-            {"name": "models", "mountPath": REPOSITORY},
-            *claims.mounts([model.uri], read_only=True),
-        ],
-    }
+def _fetch(model: Model, spec: InferenceServiceSpec, settings: Settings) -> Manifest:
+    arguments = [
+        *("--uri", model.uri, "--target", REPOSITORY),
+        *("--model", model.name, "--version", model.version),
+        *(("--digest", model.digest) if model.digest else ()),
+    ]
+    mounts = [
+        {"name": "models", "mountPath": REPOSITORY},
+        *claims.mounts(_claimed(model), read_only=True),
+    ]
+    return fetch.container(fetch.MODEL, arguments, mounts, spec.model.credentials, settings)
+
+
+def _claimed(model: Model) -> list[str]:
+    return [model.uri] if model.uri.startswith(CLAIM_SCHEME) else []

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from capstan_operator.api.inference_service import InferenceServiceSpec
-from capstan_operator.core import conditions, get, labels, observed, termination
+from capstan_operator.core import conditions, fetch, get, labels, observed, termination
 from capstan_operator.core.conditions import FALSE, READY, TRUE, UNKNOWN, Condition
 from capstan_operator.core.model import Manifest
 from capstan_operator.core.policies import pending, promotion, refetch
@@ -34,6 +34,8 @@ _MODEL_REASONS: Final = frozenset(
         "InvalidURI",
         "PermissionDenied",
         "SourceUnavailable",
+        "SourceNotAllowed",
+        "UnsafeArchive",
         refetch.MODEL_LOAD_FAILED,
         pending.CLAIM_NOT_FOUND,
         pending.CLAIM_NOT_BOUND,
@@ -199,7 +201,7 @@ def _fetched(pods: Sequence[Manifest]) -> str:
     """The digest of what the pods have fetched, in their own words."""
     for pod in pods:
         for container in observed.containers(pod):
-            if container.name == children.FETCH:
+            if container.name == fetch.MODEL:
                 said = termination.of(get.mapping(container.state, "terminated"))
                 if said and said.digest:
                     return said.digest

@@ -7,7 +7,7 @@ import re
 from typing import Final
 
 from capstan_operator.api.training_job import TrainingJobSpec
-from capstan_operator.core import accelerators, claims, get, labels, names, origin, pods, podtemplate
+from capstan_operator.core import accelerators, claims, fetch, get, labels, names, origin, pods, podtemplate
 from capstan_operator.core.frameworks import FRAMEWORKS
 from capstan_operator.core.frameworks.shape import Shape, index_variable
 from capstan_operator.core.model import Manifest, Settings
@@ -135,7 +135,12 @@ def _template(
 ) -> Manifest:
     name, kind = resource["metadata"]["name"], resource["kind"]
     uris = [place.uri for place in (spec.checkpoint, spec.output) if place]
-    volumes = [*claims.volumes(uris), pods.empty_dir("shm", medium="Memory")]
+    data = spec.data or []
+    volumes = [
+        *claims.volumes(uris),
+        *fetch.data_volumes(data, uris),
+        pods.empty_dir("shm", medium="Memory"),
+    ]
     pod: Manifest = {
         "restartPolicy": "Never",
         "subdomain": names.peers(name),
@@ -146,9 +151,12 @@ def _template(
     affinity = accelerators.affinity(spec.accelerator, spec.framework)
     if affinity:
         pod["affinity"] = affinity
+    before = fetch.data_containers(data, settings)
     if supervised(spec):
-        pod["initContainers"] = [_installer(settings)]
+        before = [_installer(settings), *before]
         volumes.append(pods.empty_dir(AGENT))
+    if before:
+        pod["initContainers"] = before
     return pods.template(
         labels.standard(kind, name, ROLE) | {labels.ATTEMPT: str(attempt)},
         pod,
@@ -174,7 +182,11 @@ def _trainer(resource: Manifest, spec: TrainingJobSpec, job_name: str, attempt: 
         "image": spec.image,
         "env": variables,
         "securityContext": dict(pods.RESTRICTED),
-        "volumeMounts": [*claims.mounts(uris), {"name": "shm", "mountPath": SHARED_MEMORY}],
+        "volumeMounts": [
+            *claims.mounts(uris),
+            *fetch.data_mounts(spec.data or []),
+            {"name": "shm", "mountPath": SHARED_MEMORY},
+        ],
     }
     ports = [
         {"name": port, "containerPort": number, "protocol": "TCP"}
@@ -207,6 +219,7 @@ def _env(name: str, spec: TrainingJobSpec, attempt: int) -> list[Manifest]:
         variables["CAPSTAN_OUTPUT_DIR"] = claims.place(spec.output.uri).folder
     if spec.checkpoint:
         variables["CAPSTAN_CHECKPOINT_DIR"] = claims.place(spec.checkpoint.uri).folder
+    variables |= fetch.data_env(spec.data or [])
     return [*pods.env(variables), index_variable("CAPSTAN_REPLICA_INDEX")]
 
 

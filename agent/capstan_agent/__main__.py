@@ -5,6 +5,7 @@ message says why) and with 2 when their arguments make no sense.
 """
 
 import argparse
+import os
 import signal
 import sys
 import traceback
@@ -26,7 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         match options.verb:
             case "run":
-                return run(command(options.command), options.grace, message, options.output_file)
+                return run(
+                    command(options.command),
+                    options.grace,
+                    message,
+                    options.output_file,
+                    options.metrics_port,
+                )
             case "install":
                 signal.signal(signal.SIGTERM, _terminated)
                 install(options.directory)
@@ -108,6 +115,13 @@ def parser() -> argparse.ArgumentParser:
         help="what CMD must have written when it succeeds, in replica 0; its digest is reported",
     )
     supervise.add_argument(
+        "--metrics-port",
+        type=_port,
+        metavar="PORT",
+        default=os.environ.get("CAPSTAN_METRICS_PORT") or "0",
+        help="where /metrics is served; 0: nowhere (default: $CAPSTAN_METRICS_PORT, else 0)",
+    )
+    supervise.add_argument(
         "command", nargs=argparse.REMAINDER, metavar="-- CMD ...", help="the command to run"
     )
 
@@ -127,6 +141,12 @@ def _seconds(text: str) -> float:
         return durations.seconds(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 65535, not {text!r}")
+    return int(text)
 
 
 def command(words: list[str]) -> list[str]:

@@ -5,31 +5,37 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from capstan_agent import outcome, termination
+from capstan_agent import metrics, outcome, termination
+from capstan_agent.cgroup import Cgroup
 from capstan_agent.digest import file_digest
-from capstan_agent.memory import oom_kills
 from capstan_agent.supervise import Exit, Supervisor
-from capstan_agent.tail import Tail
 from capstan_agent.termination import Output, Termination
 
 
-def run(command: Sequence[str], grace: float, message: Path, output: Path | None) -> int:
+def run(
+    command: Sequence[str], grace: float, message: Path, output: Path | None, metrics_port: int = 0
+) -> int:
     """Run the command and return the exit code of the container.
 
     `output` is looked at in replica 0 only, so that every replica can be given the same command line.
+    `metrics_port` is where /metrics is served; 0: nowhere.
     """
-    supervisor, tail = Supervisor(grace), Tail()
-    before = oom_kills()
+    supervisor, program, cgroup = Supervisor(grace), metrics.Program(), Cgroup()
+    before = cgroup.oom_kills()
+    if metrics_port:
+        metrics.serve(program, metrics_port)
+    program.running = True
     try:
-        end = supervisor.run(command, os.environ, tail)
+        end = supervisor.run(command, os.environ, program)
     except OSError as error:
         result = outcome.not_started(command[0], error)
         print(f"capstan: {result.message}", file=sys.stderr)
     else:
-        killed = (oom_kills() or 0) - (before or 0)
-        result = outcome.ended(end, killed, tail.text())
+        program.running = False
+        killed = (cgroup.oom_kills() or 0) - (before or 0)
+        result = outcome.ended(end, killed, program.text())
         if result.exit_class == "ok" and output and os.environ.get("CAPSTAN_REPLICA_INDEX", "0") == "0":
-            result = _with_output(supervisor, output, end, tail.text())
+            result = _with_output(supervisor, output, end, program.text())
     termination.write(result, message)
     return result.exit_code
 

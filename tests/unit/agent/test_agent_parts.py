@@ -5,7 +5,7 @@ import signal
 
 import pytest
 from capstan_agent import durations, outcome
-from capstan_agent.memory import oom_kills
+from capstan_agent.cgroup import Cgroup
 from capstan_agent.supervise import Exit
 from capstan_agent.tail import Tail
 from capstan_agent.termination import LIMIT, Output, Termination
@@ -131,8 +131,11 @@ def test_oom_counters_of_both_cgroup_versions(tmp_path, membership, file, conten
     counter = tmp_path / "cgroup" / file
     counter.parent.mkdir(parents=True)
     counter.write_text(content)
-    assert oom_kills(tmp_path / "cgroup", tmp_path / "self") == 2
+    assert Cgroup(tmp_path / "cgroup", tmp_path / "self").oom_kills() == 2
 
 
 def test_no_oom_counters(tmp_path):
-    assert oom_kills(tmp_path, tmp_path / "none") is None
+    nothing = Cgroup(tmp_path, tmp_path / "none")
+    assert (nothing.oom_kills(), nothing.cpu_seconds(), nothing.memory(), nothing.memory_limit()) == (
+        None,
+    ) * 4

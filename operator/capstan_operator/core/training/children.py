@@ -20,6 +20,8 @@ AGENT: Final = "capstan-agent"
 SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108  (a path in the pod, on a volume of its own)
 #: Where the runner is, in both containers.
 AGENT_FOLDER: Final = "/var/run/capstan/agent"
+#: Where the runner serves metrics. CAPSTAN_METRICS_PORT in spec.env moves it; 0 there turns it off.
+METRICS: Final = 8003
 #: What replica 0 leaves in the output's folder.
 MODEL_FILE: Final = "model.onnx"
 
@@ -190,7 +192,9 @@ def _trainer(resource: Manifest, spec: TrainingJobSpec, job_name: str, attempt: 
     }
     ports = [
         {"name": port, "containerPort": number, "protocol": "TCP"}
-        for port, number in framework.ports(shape).items()
+        for port, number in (
+            framework.ports(shape) | ({"metrics": METRICS} if supervised(spec) else {})
+        ).items()
     ]
     amounts = accelerators.amounts(spec.accelerator, spec.resources)
     container |= {
@@ -215,6 +219,8 @@ def _env(name: str, spec: TrainingJobSpec, attempt: int) -> list[Manifest]:
         "CAPSTAN_ATTEMPT": str(attempt),
         "CAPSTAN_REPLICAS": str(spec.replicas),
     }
+    if supervised(spec):
+        variables["CAPSTAN_METRICS_PORT"] = str(METRICS)
     if spec.output:
         variables["CAPSTAN_OUTPUT_DIR"] = claims.place(spec.output.uri).folder
     if spec.checkpoint:

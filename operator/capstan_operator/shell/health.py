@@ -10,8 +10,6 @@ from typing import Protocol
 
 from aiohttp import web
 
-from capstan_operator.shell.metrics import Metrics
-
 
 class Checks(Protocol):
     """What the probes ask."""
@@ -23,13 +21,12 @@ class Checks(Protocol):
         """Return every view of the cluster that must be complete before any work, and whether it is."""
 
 
-def application(checks: Checks, metrics: Metrics, before_scrape: Callable[[], None]) -> web.Application:
-    """Return the web application; `before_scrape` brings gauges up to date."""
+def application(checks: Checks, metrics: Callable[[], bytes]) -> web.Application:
+    """Return the web application; `metrics` is what a scrape gets."""
 
     async def scrape(_: web.Request) -> web.Response:
-        before_scrape()
         return web.Response(
-            body=metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+            body=metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
 
     async def healthz(_: web.Request) -> web.Response:

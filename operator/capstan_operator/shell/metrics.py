@@ -28,7 +28,7 @@ def operator_version() -> str:
 
 
 class Metrics:
-    """Every counter the shell keeps. Label values are from small fixed sets: no names, no namespaces."""
+    """Every counter the shell keeps. Label values are from small fixed sets: names are for fleet.py alone."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()

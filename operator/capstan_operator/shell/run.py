@@ -17,9 +17,10 @@ from typing import Any
 
 from aiohttp import web
 
+from capstan_operator.api import inference_service, training_job
 from capstan_operator.core.labels import MANAGED_BY
 from capstan_operator.core.model import Kind, Manifest, Settings
-from capstan_operator.shell import health, login
+from capstan_operator.shell import fleet, health, login
 from capstan_operator.shell.apply import Applier
 from capstan_operator.shell.client import KubernetesApi
 from capstan_operator.shell.events import Recorder
@@ -172,7 +173,7 @@ class Operator:
         await self._kopf.stop(GRACE_KOPF)
 
     def _application(self) -> web.Application:
-        return health.application(self, self._metrics, self._before_scrape)
+        return health.application(self, self._scrape)
 
     async def alive(self) -> Mapping[str, bool]:
         """See health.Checks."""
@@ -186,12 +187,16 @@ class Operator:
         listed = {f"{reflector} listed": reflector.synced.is_set() for reflector in self._reflectors}
         return listed | {"custom resources listed": self._resync.synced.is_set()}
 
-    def _before_scrape(self) -> None:
+    def _scrape(self) -> bytes:
         leads = self._elector is None or self._elector.leads()
         self._metrics.leader.set(leads)
         self._metrics.queue_depth.set(len(self._queue) if leads else 0)  # nobody waits for who stands by
         for kind, count in (self._resources.count() | self._children.count()).items():
             self._metrics.store_objects.labels(kind=kind).set(count)
+        if not leads:  # one tells about the fleet
+            return self._metrics.render()
+        jobs, services = (self._resources.of_kind(m.KIND) for m in (training_job, inference_service))
+        return self._metrics.render() + fleet.exposition(jobs, services).encode()
 
     async def _log_in(self) -> Any:
         return await login.connection(

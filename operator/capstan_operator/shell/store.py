@@ -64,6 +64,10 @@ class Store:
         found = {self._owner(obj) for identity, obj in self._objects.items() if identity.kind == kind}
         return sorted(key for key in found if key is not None)
 
+    def of_kind(self, kind: str) -> list[Manifest]:
+        """Return all objects of a kind, in no order."""
+        return [obj for identity, obj in self._objects.items() if identity.kind == kind]
+
     def count(self) -> dict[str, int]:
         """Return how many objects of each kind are held."""
         counts: dict[str, int] = {}

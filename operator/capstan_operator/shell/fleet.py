@@ -1,0 +1,132 @@
+"""The fleet's metrics: what the statuses of all resources say, read at each scrape and kept nowhere.
+
+Series with a name exist as long as their resource does, a fixed few for each. They are written as text here:
+for thousands of resources prometheus_client's objects would hold up the event loop for a second.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NamedTuple
+
+from capstan_operator.api import inference_service, training_job
+from capstan_operator.core import conditions, get
+from capstan_operator.core.model import Manifest
+
+#: A resource that no pass has been over yet.
+ACCEPTED: Final = "Accepted"
+
+
+class Family(NamedTuple):
+    """One metric: its labels and value for each resource that has any."""
+
+    name: str
+    text: str
+    series: Callable[[Manifest], Iterable[tuple[str, float]]]
+    kind: str = "gauge"
+
+
+def exposition(jobs: list[Manifest], services: list[Manifest]) -> str:
+    """Everything, in Prometheus' text format."""
+    kinds = {training_job.KIND: jobs, inference_service.KIND: services}
+    lines = list(_head("capstan_operator_resources", "Resources by kind, namespace and phase.", "gauge"))
+    for kind, objects in kinds.items():
+        counts = Counter((get.text(obj, "metadata", "namespace"), _phase(obj)) for obj in objects)
+        for (namespace, phase), count in sorted(counts.items()):
+            labels = f'kind="{kind}",namespace="{namespace}",phase="{_escaped(phase)}"'
+            lines.append(f"capstan_operator_resources{{{labels}}} {count}")
+    for prefix, objects, families in (
+        ("capstan_trainingjob_", jobs, (*COMMON, *JOBS)),
+        ("capstan_inferenceservice_", services, (*COMMON, *SERVICES)),
+    ):
+        named = [
+            (f'namespace="{get.text(obj, "metadata", "namespace")}",name="{get.name(obj)}"', obj)
+            for obj in objects
+        ]
+        for family in families:
+            lines += _head(prefix + family.name, family.text, family.kind)
+            lines += [
+                f"{prefix}{family.name}{{{name}{more}}} {value}"
+                for name, obj in named
+                for more, value in family.series(obj)
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def _head(name: str, text: str, kind: str) -> Iterator[str]:
+    yield f"# HELP {name} {text}"
+    yield f"# TYPE {name} {kind}"
+
+
+def _number(*path: str) -> Callable[[Manifest], Iterable[tuple[str, float]]]:
+    return lambda obj: (("", get.number(obj, "status", *path)),)
+
+
+def _moment(field: str) -> Callable[[Manifest], Iterable[tuple[str, float]]]:
+    def series(obj: Manifest) -> Iterator[tuple[str, float]]:
+        if (moment := get.time(obj, "status", field)) is not None:
+            yield "", moment.timestamp()
+
+    return series
+
+
+def _phase(obj: Manifest) -> str:
+    return get.text(obj, "status", "phase") or ACCEPTED
+
+
+def _reason(obj: Manifest) -> str:
+    return get.text(_ready(obj), "reason") or ACCEPTED
+
+
+def _ready(obj: Manifest) -> Manifest:
+    return conditions.find(get.mapping(obj, "status"), conditions.READY)
+
+
+def _revisions(obj: Manifest) -> Iterator[tuple[str, float]]:
+    for role in ("stable", "candidate"):
+        if found := get.mapping(obj, "status", "revisions", role):
+            values = {"revision": get.text(found, "hash"), "model_digest": get.text(found, "modelDigest")}
+            labels = "".join(f',{label}="{_escaped(value)}"' for label, value in values.items())
+            yield f',role="{role}"{labels}', 1
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+COMMON: Final = (
+    Family(
+        "status_phase",
+        "The phase it is in; 1.",
+        lambda obj: ((f',phase="{_escaped(_phase(obj))}"', 1),),
+    ),
+    Family(
+        "status_reason",
+        "The reason of its condition Ready; 1.",
+        lambda obj: ((f',reason="{_escaped(_reason(obj))}"', 1),),
+    ),
+    Family(
+        "ready",
+        "Its condition Ready: 1 or 0.",
+        lambda obj: (("", int(get.text(_ready(obj), "status") == conditions.TRUE)),),
+    ),
+)
+JOBS: Final = (
+    Family("attempt", "The attempt it is in, from 1.", _number("attempt")),
+    Family(
+        "restarts_total",
+        "Restarts after failures that were not the program's.",
+        _number("restarts", "infrastructure"),
+        "counter",
+    ),
+    Family("replicas_desired", "Replicas wanted.", _number("replicas", "worker", "desired")),
+    Family("replicas_ready", "Replicas that run.", _number("replicas", "worker", "ready")),
+    Family("start_time_seconds", "When it was first acted on.", _moment("startTime")),
+    Family("completion_time_seconds", "When it succeeded or failed.", _moment("completionTime")),
+)
+SERVICES: Final = (
+    Family("replicas_desired", "Pods wanted.", _number("replicas", "desired")),
+    Family("replicas_ready", "Pods that are ready to answer.", _number("replicas", "ready")),
+    Family("revision_info", "The revision in use (stable) and the one to come (candidate); 1.", _revisions),
+)

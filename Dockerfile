@@ -1,4 +1,5 @@
-# Capstan's images: targets operator, serving, agent, trainer. `make images` builds them; so does
+# Capstan's images: targets operator, serving, agent, trainer, and prometheus for the demo. `make images` builds them;
+# so does
 #
 #   docker build --target operator .
 #
@@ -152,3 +153,21 @@ WORKDIR /app
 COPY examples/digits/*.py ./
 USER 65532:65532
 CMD ["torchrun", "train.py"]
+
+# --- prometheus: Debian's, for the demo. Its package is unpacked and not installed, so nothing of it is set up or run;
+# with it come the scripts and fonts that its pages are made of.
+# hadolint ignore=DL3006
+FROM ${BASE_IMAGE} AS prometheus-package
+WORKDIR /packages
+RUN apt-get update \
+    && apt-cache depends prometheus >/depends \
+    && awk '/Depends: (libjs-|fonts-)/ {print $2}' /depends >/pages \
+    && xargs -a /pages apt-get download prometheus \
+    && for package in *.deb; do dpkg-deb --extract "$package" /unpacked || exit 1; done
+
+FROM base AS prometheus
+COPY --from=prometheus-package /unpacked/usr/bin/prometheus /unpacked/usr/bin/promtool /usr/bin/
+COPY --from=prometheus-package /unpacked/usr/share /usr/share
+USER 65532:65532
+EXPOSE 9090
+ENTRYPOINT ["prometheus"]

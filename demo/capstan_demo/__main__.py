@@ -12,7 +12,7 @@ from pathlib import Path
 from capstan_cluster.errors import ClusterError
 from capstan_images import ImageError
 
-from capstan_demo import deploy, digits, environment, report
+from capstan_demo import deploy, digits, environment, prometheus, report
 from capstan_demo.kube import Kube, KubectlError, WaitTimeout
 from capstan_demo.story import Story, table
 
@@ -23,6 +23,7 @@ kubectl -n capstan-demo describe trainingjob digits
 kubectl explain inferenceservice.spec.model
 kubectl -n capstan-demo port-forward service/digits 8000 & sleep 1
 curl -s localhost:8000/v2/models/digits
+kubectl -n capstan-monitoring port-forward service/prometheus 9090 & sleep 1    # http://localhost:9090
 # a new revision takes over when it is ready, a broken one never does
 kubectl -n capstan-demo patch infsvc digits --type merge -p '{{"spec": {{"model": {{"version": "2"}}}}}}'
 kubectl -n capstan-demo get infsvc digits --watch
@@ -80,6 +81,8 @@ def tell(arguments: argparse.Namespace) -> None:
             f"A namespace, {digits.NAMESPACE}, that enforces the restricted Pod Security Standard"
         ):
             digits.prepare(kube)
+        with story.step("Prometheus watches (manifests/observability)"):
+            prometheus.watch(kube, images["prometheus"])
         with story.step(
             "Train: PyTorch, two replicas, handwritten digits (manifests/samples/trainingjob-digits.yaml)"
         ):
@@ -90,6 +93,9 @@ def tell(arguments: argparse.Namespace) -> None:
             story.say(kube.run("get", "inferenceservices", "-n", digits.NAMESPACE).strip())
         with story.step("Query: every held-out digit, over HTTP and gRPC, with the real tritonclient"):
             measured = digits.query(kube, images["trainer"], service)
+        with story.step("What Prometheus saw of it"):
+            requests = sum(measured[protocol]["requests"] for protocol in ("http", "grpc"))
+            story.say(table(prometheus.seen(prometheus.Prometheus(kube), requests)))
     print(f"{report.outcome(job, service, measured)}\n\nTime per step\n{table(story.times())}\n")
     if short := report.problems(job, service, measured):
         raise digits.DemoError("\n".join(short))

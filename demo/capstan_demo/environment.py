@@ -14,7 +14,7 @@ from capstan_images import Buildah, Docker, build
 from capstan_demo import deploy
 from capstan_demo.kube import Kube
 
-IMAGES = ("operator", "serving", "agent", "trainer")
+IMAGES = ("operator", "serving", "agent", "trainer", "prometheus")
 
 Say = Callable[[str], None]
 

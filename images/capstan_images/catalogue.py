@@ -41,6 +41,7 @@ IMAGES = {
         Image("serving", ("serving", "uv.lock"), cpu={"VARIANT": "cpu"}, gpu={"VARIANT": "gpu"}),
         Image("agent", ("agent",)),
         Image("trainer", ("examples/digits",), cpu={"DEVICE": "cpu"}, gpu={"DEVICE": "cuda"}),
+        Image("prometheus", ()),
     )
 }
 NAMES = tuple(IMAGES)

@@ -102,4 +102,4 @@ def test_local_names_are_where_the_demo_looks() -> None:
     name, _, tag = reference(IMAGES["agent"], {}).partition(":")
     assert name == "localhost/capstan/agent"
     assert re.fullmatch(r"dev-[0-9a-f]{12}", tag)
-    assert catalogue.NAMES == ("operator", "serving", "agent", "trainer")
+    assert catalogue.NAMES == ("operator", "serving", "agent", "trainer", "prometheus")

@@ -19,8 +19,6 @@ from capstan_operator.core.serving import children as serving
 from capstan_operator.core.training import children as training
 
 KIND: Final = "NetworkPolicy"
-#: Where the runner beside a training program shows its metrics, to whoever scrapes them.
-RUNNER_METRICS: Final = 8003
 
 
 def guarded(plan: Planner, policy: Callable[[Manifest], Manifest]) -> Planner:
@@ -42,7 +40,7 @@ def of_gang(resource: Manifest) -> Manifest:
     """Replicas are reached by each other, and by what scrapes their runner's metrics."""
     metadata = resource["metadata"]
     gang = {"podSelector": {"matchLabels": labels.selector(resource["kind"], metadata["name"])}}
-    ingress = [{"from": [gang]}, {"ports": _ports(RUNNER_METRICS)}]
+    ingress = [{"from": [gang]}, {"ports": _ports(training.METRICS)}]
     return _policy(resource, names.peers(metadata["name"]), training.ROLE, ingress)
 
 

@@ -65,6 +65,19 @@ def test_the_runner_gets_the_users_command_and_grace(period, seconds):
     assert pod["terminationGracePeriodSeconds"] > seconds, "the runner is killed before it can kill and tell"
 
 
+def test_the_runner_serves_metrics_at_the_port_that_is_named_so(monkeypatch):
+    (trainer,) = training()["containers"]
+    ports = {port["name"]: port["containerPort"] for port in trainer["ports"]}
+    variables = {entry["name"]: entry.get("value") for entry in trainer["env"]}
+    assert parsed(trainer["command"]).metrics_port == 0
+    monkeypatch.setenv("CAPSTAN_METRICS_PORT", variables["CAPSTAN_METRICS_PORT"])
+    assert parsed(trainer["command"]).metrics_port == ports["metrics"] == 8003
+    own = training(env=[{"name": "CAPSTAN_METRICS_PORT", "value": "0"}])["containers"][0]["env"]
+    assert [entry["value"] for entry in own if entry["name"] == "CAPSTAN_METRICS_PORT"] == ["0"]
+    (alone,) = training(supervise=False)["containers"]
+    assert "metrics" not in {port["name"] for port in alone.get("ports", ())}
+
+
 def test_the_fetcher_puts_the_model_where_the_server_looks():
     model = {"uri": "pvc://data/model/model.onnx", "name": "digits", "version": "7", "digest": DIGEST}
     pod = pod_spec("InferenceService", {"model": model})

@@ -194,6 +194,8 @@ async def test_two_operators_of_which_one_acts(
         await second.sample("capstan_operator_leader"),
     ) == (1, 0)
     assert await second.sample("capstan_operator_queue_depth") == 0
+    fleet = ["capstan_trainingjob_ready" in (await it.get("/metrics"))[1] for it in (first, second)]
+    assert fleet == [True, False], "one tells about the fleet"
     assert await second.sample("capstan_operator_reconciles_total") == 0
 
     assert await first.end() is True

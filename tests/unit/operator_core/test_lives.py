@@ -393,6 +393,16 @@ def test_a_job_deleted_by_hand_is_made_again() -> None:
     assert world.status["attempt"] == 1
 
 
+@pytest.mark.parametrize("label", [None, "0", "7", "x"])
+def test_a_job_whose_label_somebody_edits_is_repaired_and_not_ended(label: str | None) -> None:
+    world = training()
+    world.step()
+    labels = world.controller("Job")["metadata"]["labels"]
+    labels.pop("capstan.dev/attempt") if label is None else labels.update({"capstan.dev/attempt": label})
+    assert world.step().delete == ()
+    assert world.controller("Job")["metadata"]["labels"]["capstan.dev/attempt"] == "1"
+
+
 @pytest.mark.parametrize("uid", ["uid-owner", "uid-of-its-successor"])
 def test_no_gang_begins_beside_one_whose_job_is_gone(uid: str) -> None:
     """Both would have the same host names. The Job was deleted in the background, or its TrainingJob was."""

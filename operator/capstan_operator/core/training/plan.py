@@ -179,9 +179,10 @@ def _changed(resource: Manifest, spec: TrainingJobSpec, job: Manifest) -> bool:
     return before not in {"", asked.spec} and not origin.seen(resource)
 
 
-def _number(obj: Manifest) -> int:
-    found = get.labels(obj).get(labels.ATTEMPT)
-    return int(found) if isinstance(found, str) and found.isdecimal() and len(found) < 10 else 0
+def _number(job: Manifest) -> int:
+    """A Job's attempt, by its name: a label can be edited, and the gang would be ended for it."""
+    found = get.name(job).rpartition("-")[2]
+    return int(found) if found.isascii() and found.isdecimal() and len(found) < 10 else 0
 
 
 def _earlier(seen: Observed, attempt: int) -> tuple[ObjectRef, ...]:

@@ -1,0 +1,147 @@
+"""A TrainingJob in a world where everything goes wrong: what holds at every step, and where it ends."""
+
+from __future__ import annotations
+
+from capstan_operator.core import labels
+from capstan_operator.core.model import Manifest
+from capstan_operator.core.policies.restart import BUDGETS
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, rule
+
+from tests.property.simulated.controllers import is_deleted, is_terminal
+from tests.property.simulated.world import World, numbers
+
+NAME = "job"
+INFRASTRUCTURE = "infrastructure"
+FINAL = ("Succeeded", "Failed")
+
+
+class TrainingJobs(World):
+    """One TrainingJob of one to two replicas, and everything that can happen to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blamed: dict[str, set[str]] = {}
+
+    @initialize(replicas=st.integers(1, 2))
+    def somebody_creates_it(self, replicas: int) -> None:
+        self.create(replicas)
+
+    @rule(replicas=st.integers(1, 2))
+    def somebody_creates_it_again(self, replicas: int) -> None:
+        if self.cluster.get("TrainingJob", NAME) is None:
+            self.create(replicas)
+
+    def create(self, replicas: int) -> None:
+        self.cluster.write(
+            {
+                "apiVersion": "capstan.dev/v1alpha1",
+                "kind": "TrainingJob",
+                "metadata": {"name": NAME},
+                "spec": {
+                    "framework": "custom",
+                    "image": "i:1",
+                    "command": ["train"],
+                    "replicas": replicas,
+                    "output": {"uri": "pvc://a/b"},
+                },
+            }
+        )
+
+    @rule(image=st.sampled_from(["i:1", "i:2"]))
+    def somebody_changes_the_spec(self, image: str) -> None:
+        if job := self.cluster.get("TrainingJob", NAME):
+            self.cluster.write({**job, "spec": {**job["spec"], "image": image}})
+
+    @rule(number=numbers, how=st.sampled_from(["ok", "user", "out of memory", "killed", "terminated"]))
+    def a_program_ends(self, number: int, how: str) -> None:
+        if (pod := self.child(("Pod",), number)) and pod["status"]["phase"] == "Running":
+            if how in ("user", "out of memory"):
+                uid = pod["metadata"]["ownerReferences"][0]["uid"]
+                self.blamed.setdefault(uid, set()).add(how)
+            self.controllers.end(pod, how)
+
+    @rule(number=numbers)
+    def a_node_is_taken_away(self, number: int) -> None:
+        if pod := self.child(("Pod",), number):
+            self.controllers.evict(pod)
+
+    def settle(self, pod: Manifest) -> None:
+        self.controllers.place(pod)
+        again = self.cluster.get("Pod", pod["metadata"]["name"])
+        if pod["status"]["phase"] == "Running" and again is not None and not is_deleted(again):
+            self.controllers.end(again, "ok")
+
+    def recorded(self, before: Manifest, after: Manifest) -> str | None:
+        now = after["status"]
+        if before.get("phase") in FINAL and now["phase"] != before["phase"]:
+            return "what is final stays"
+        was, is_now = before.get("attempt", 1), now.get("attempt", 1)
+        spent = before.get("restarts", {}).get(INFRASTRUCTURE, 0)
+        spends = now.get("restarts", {}).get(INFRASTRUCTURE, 0)
+        if is_now not in (was, was + 1):
+            return f"attempt {was} is followed by {is_now}"
+        if spends not in (spent, spent + 1) or spends > BUDGETS[INFRASTRUCTURE]:
+            return f"{spent} restarts are followed by {spends}"
+        if spends > spent and (is_now == was or now["failure"]["attempt"] != was):
+            return "a restart is spent on one failure of one attempt"
+        if is_now > was and spends == spent and after["spec"]["image"] == self.image_of(was):
+            return "an attempt begins without a reason"
+        return None
+
+    def image_of(self, attempt: int) -> str:
+        """The image of the Job of an attempt."""
+        job = self.cluster.get("Job", f"{NAME}-worker-{attempt}")
+        return job["spec"]["template"]["spec"]["containers"][0]["image"] if job else ""
+
+    def applied(self, child: Manifest) -> str | None:
+        owner = self.cluster.get("TrainingJob", NAME)
+        status = (owner or {}).get("status", {})
+        if status.get("phase") in FINAL:
+            return "a finished job makes nothing"
+        if child["kind"] != "Job":
+            return None
+        attempt = int(child["metadata"]["labels"][labels.ATTEMPT])
+        if attempt != status.get("attempt", 1):
+            return f"attempt {attempt} is acted on and {status.get('attempt')} is on record"
+        fresh = self.cluster.get("Job", child["metadata"]["name"]) is None
+        if fresh and not self.operator.pending and any(self.running()):
+            return "a gang begins beside another"
+        return None
+
+    def running(self) -> list[Manifest]:
+        """Pods that nobody has given up: those of a dead node are, after a while."""
+        return [pod for pod in self.cluster.of("Pod") if not is_terminal(pod) and not is_deleted(pod)]
+
+    def deleted(self, child: Manifest) -> str | None:
+        status = (self.cluster.get("TrainingJob", NAME) or {}).get("status", {})
+        attempt = int(child["metadata"]["name"].rpartition("-")[2])
+        if child["kind"] == "Job" and attempt >= status.get("attempt", 1) and status.get("phase") not in FINAL:
+            return f"attempt {attempt} is ended and that is not on record"
+        return None
+
+    def converged(self) -> str | None:
+        owner = self.cluster.get("TrainingJob", NAME)
+        jobs, services = self.cluster.of("Job"), self.cluster.of("Service")
+        if owner is None:
+            return f"{len(jobs + services)} children are left" if jobs or services else None
+        status = owner.get("status", {})
+        if status.get("phase") not in FINAL:
+            return f"it has not ended: {status.get('phase')}: {status.get('conditions')}"
+        if status["observedGeneration"] != owner["metadata"]["generation"]:
+            return "the last spec has not been looked at"
+        if status["phase"] == "Failed":
+            return self.rightly_failed(status)
+        names = {job["metadata"]["name"] for job in jobs}
+        return None if names <= {f"{NAME}-worker-{status['attempt']}"} else f"Jobs are left: {names}"
+
+    def rightly_failed(self, status: Manifest) -> str | None:
+        class_, spent = status["failure"]["class"], status.get("restarts", {}).get(INFRASTRUCTURE, 0)
+        if class_ == INFRASTRUCTURE:
+            return None if spent == BUDGETS[INFRASTRUCTURE] else f"given up after {spent} restarts"
+        kind = {"user": "user", "outOfMemory": "out of memory"}[class_]
+        blamed = {how for found in self.blamed.values() for how in found}
+        return None if kind in blamed else f"nobody failed so: {class_}"
+
+
+TestTrainingJobs = TrainingJobs.TestCase

@@ -7,6 +7,25 @@ import pytest
 from capstan_demo import environment
 from capstan_demo.digits import RESTRICTED
 from capstan_demo.kube import Kube
+from hypothesis import HealthCheck, Phase, settings
+
+# Machines are noisy, so no example has a deadline. `--hypothesis-profile=long` is for whoever has an hour.
+settings.register_profile(
+    "fast",
+    max_examples=80,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "long",
+    max_examples=3000,
+    stateful_step_count=60,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.generate, Phase.shrink),
+)
+settings.load_profile("fast")
 
 
 @pytest.fixture(scope="session")

@@ -1,18 +1,8 @@
-"""Profiles of hypothesis: short by default, `--hypothesis-profile=long` for as long as one has."""
+"""Passes that meet trouble log it; here trouble is the rule."""
 
 import logging
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
-
-settings.register_profile(
-    "long",
-    max_examples=3000,
-    stateful_step_count=60,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    phases=(Phase.generate, Phase.shrink),
-)
 
 
 @pytest.fixture(autouse=True)

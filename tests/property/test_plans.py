@@ -14,7 +14,7 @@ from capstan_operator.api.training_job import TrainingJob
 from capstan_operator.core import drift
 from capstan_operator.core.kinds import KINDS
 from capstan_operator.core.model import Kind, Manifest, Observed, Plan, Settings
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 NOW = datetime(2026, 1, 1, 0, 10, tzinfo=UTC)
@@ -22,8 +22,6 @@ SETTINGS = Settings(agent_image="agent:1", serving_image="serving:1")
 BY_KIND: dict[str, Kind] = {kind.kind: kind for kind in KINDS}
 SCHEMAS = {model.__name__: schema(model) for model in (TrainingJob, InferenceService)}
 DIGEST = "sha256:" + "0" * 64
-
-quick = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 names = st.from_regex(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", fullmatch=True)
 garbage = st.recursive(
@@ -292,7 +290,6 @@ def check_status(wanted: Manifest, plan: Plan) -> None:
     jsonschema.validate(plan.status, SCHEMAS[wanted["kind"]]["properties"]["status"])
 
 
-@quick
 @given(situations())
 def test_a_plan_depends_on_nothing_but_what_it_is_given(situation: tuple[Manifest, Observed]) -> None:
     wanted, seen = situation
@@ -303,7 +300,6 @@ def test_a_plan_depends_on_nothing_but_what_it_is_given(situation: tuple[Manifes
     check_status(wanted, first)
 
 
-@quick
 @given(situations())
 def test_carried_out_and_planned_again_nothing_changes(situation: tuple[Manifest, Observed]) -> None:
     wanted, seen = situation
@@ -321,7 +317,6 @@ def test_carried_out_and_planned_again_nothing_changes(situation: tuple[Manifest
         assert not drift.differs(live[child["kind"], child["metadata"]["name"]], child)
 
 
-@quick
 @given(situations(), st.sampled_from(["Succeeded", "Failed"]))
 def test_what_is_finished_makes_nothing(situation: tuple[Manifest, Observed], phase: str) -> None:
     wanted, seen = situation
@@ -334,7 +329,6 @@ def test_what_is_finished_makes_nothing(situation: tuple[Manifest, Observed], ph
     assert {ref.kind for ref in plan.delete} <= {"Job"}
 
 
-@quick
 @given(resources)
 def test_what_is_being_deleted_is_let_go(wanted: Manifest) -> None:
     wanted["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
@@ -342,7 +336,6 @@ def test_what_is_being_deleted_is_let_go(wanted: Manifest) -> None:
     assert (plan.apply, plan.delete, plan.events) == ((), (), ())
 
 
-@quick
 @given(st.sampled_from(["TrainingJob", "InferenceService"]), garbage)
 def test_garbage_that_slips_past_admission_is_a_condition(kind: str, spec: Any) -> None:
     wanted = resource(kind, "x", spec)
@@ -358,13 +351,11 @@ anything = st.fixed_dictionaries(
 )
 
 
-@quick
 @given(resources, st.lists(anything, max_size=3))
 def test_garbage_that_is_observed_is_borne(wanted: Manifest, children: list[Manifest]) -> None:
     check_status(wanted, plan_of(wanted, Observed(tuple(children))))
 
 
-@quick
 @given(resources)
 def test_children_are_named_labelled_and_owned(wanted: Manifest) -> None:
     for child in world(wanted).apply:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
 from tests.property.simulated.controllers import is_deleted
-from tests.property.simulated.world import World, numbers
+from tests.property.simulated.world import World, lives, numbers
 
 NAME = "svc"
 SUCCEEDED = {"phase": "Succeeded", "output": {"uri": "pvc://a/b/model.onnx"}}
@@ -94,23 +94,21 @@ class InferenceServices(World):
             return "a revision takes over that was never ready"
         return None
 
-    def applied(self, child: Manifest) -> str | None:
-        status = (self.cluster.get("InferenceService", NAME) or {}).get("status", {})
+    def applied(self, child: Manifest, status: Manifest) -> str | None:
         if child["kind"] == "Service" and child["metadata"]["name"] == NAME:
             mark = child["spec"]["selector"][labels.REVISION]
             if stable(status) not in ("", mark):
                 return "requests go to a revision that is not the recorded one"
         return None
 
-    def deleted(self, child: Manifest) -> str | None:
-        status = (self.cluster.get("InferenceService", NAME) or {}).get("status", {})
+    def deleted(self, child: Manifest, status: Manifest) -> str | None:
         if child["kind"] == "Deployment" and child["metadata"]["name"] == f"{NAME}-{stable(status)}":
             return "the revision in use is deleted"
         return None
 
     def converged(self) -> str | None:
         owner = self.cluster.get("InferenceService", NAME)
-        found = {c["metadata"]["name"]: c for kind in ("Deployment", "Service") for c in self.cluster.of(kind)}
+        found = {c["metadata"]["name"]: c for c in self.managed("Deployment", "Service")}
         mine = {name for name, c in found.items() if c["metadata"]["ownerReferences"][0]["name"] == NAME}
         if owner is None:
             return f"children are left: {mine}" if mine else None
@@ -137,3 +135,4 @@ def stable(status: Manifest) -> str:
 
 
 TestInferenceServices = InferenceServices.TestCase
+TestInferenceServices.settings = lives

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
 from tests.property.simulated.controllers import is_deleted, is_terminal
-from tests.property.simulated.world import World, numbers
+from tests.property.simulated.world import World, lives, numbers
 
 NAME = "job"
 INFRASTRUCTURE = "infrastructure"
@@ -94,9 +94,7 @@ class TrainingJobs(World):
         job = self.cluster.get("Job", f"{NAME}-worker-{attempt}")
         return job["spec"]["template"]["spec"]["containers"][0]["image"] if job else ""
 
-    def applied(self, child: Manifest) -> str | None:
-        owner = self.cluster.get("TrainingJob", NAME)
-        status = (owner or {}).get("status", {})
+    def applied(self, child: Manifest, status: Manifest) -> str | None:
         if status.get("phase") in FINAL:
             return "a finished job makes nothing"
         if child["kind"] != "Job":
@@ -113,16 +111,19 @@ class TrainingJobs(World):
         """Pods that nobody has given up: those of a dead node are, after a while."""
         return [pod for pod in self.cluster.of("Pod") if not is_terminal(pod) and not is_deleted(pod)]
 
-    def deleted(self, child: Manifest) -> str | None:
-        status = (self.cluster.get("TrainingJob", NAME) or {}).get("status", {})
+    def deleted(self, child: Manifest, status: Manifest) -> str | None:
         attempt = int(child["metadata"]["name"].rpartition("-")[2])
-        if child["kind"] == "Job" and attempt >= status.get("attempt", 1) and status.get("phase") not in FINAL:
+        if (
+            child["kind"] == "Job"
+            and attempt >= status.get("attempt", 1)
+            and status.get("phase") not in FINAL
+        ):
             return f"attempt {attempt} is ended and that is not on record"
         return None
 
     def converged(self) -> str | None:
         owner = self.cluster.get("TrainingJob", NAME)
-        jobs, services = self.cluster.of("Job"), self.cluster.of("Service")
+        jobs, services = self.managed("Job"), self.managed("Service")
         if owner is None:
             return f"{len(jobs + services)} children are left" if jobs or services else None
         status = owner.get("status", {})
@@ -145,3 +146,4 @@ class TrainingJobs(World):
 
 
 TestTrainingJobs = TrainingJobs.TestCase
+TestTrainingJobs.settings = lives

@@ -1,8 +1,9 @@
 """The third verb: make the children what the plan says, with as few requests as that takes.
 
 A child that already is as desired costs nothing. A name that the store does not know is looked up before it
-is applied to, because apply would silently take over somebody else's object. What we write is put into the
-store at once, so that the next plan sees it whether or not the watch has caught up.
+is applied to, because apply would silently take over somebody else's object. If it is ours, the plan was made
+without it, for somebody has taken its labels away: it gets them back, and the next plan is made with it.
+What we write is put into the store at once: the next plan sees it whether or not the watch has caught up.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from capstan_operator.core.drift import differs
 from capstan_operator.core.model import Manifest, ObjectRef, Plan
 from capstan_operator.shell.client import Api
-from capstan_operator.shell.errors import ChildFailed, OwnershipConflict, ShellError, Transient
+from capstan_operator.shell.errors import ChildFailed, OwnershipConflict, ShellError, Stale, Transient
 from capstan_operator.shell.keys import Resource, controller_of, ref_of
 from capstan_operator.shell.store import FOREVER, Store
 
@@ -45,12 +46,23 @@ class Applier:
         live = self._children.get(ref.kind, ref.namespace, ref.name)
         if live is None:
             live = await self._api.get(resource, ref.namespace, ref.name)
+            if live is not None:
+                await self._recognize(live, desired, owner)
         if live is not None:
             _check_ownership(live, owner)
             if not differs(live, desired):
                 return 0
         self._children.put(await self._api.apply(resource, desired))
         return 1
+
+    async def _recognize(self, live: Manifest, desired: Manifest, owner: Manifest) -> None:
+        """See to it that a child which the plan could not see is seen by the next: it has lost its labels."""
+        _check_ownership(live, owner)
+        ref, labels = ref_of(live), desired["metadata"].get("labels", {})
+        patch = {"metadata": {"labels": labels}}
+        labelled = await self._api.merge(self._kinds[ref.kind], ref.namespace, ref.name, patch)
+        self._children.put({"apiVersion": ref.api_version, "kind": ref.kind} | labelled)
+        raise Stale(f"{ref.kind} {ref.name} had lost its labels: it is planned with anew")
 
     async def _delete(self, ref: ObjectRef) -> int:
         left = await self._api.delete(self._kinds[ref.kind], ref)

@@ -5,6 +5,7 @@ Pure: no I/O, no client. The queue, the store and the watches share these and no
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container
 from typing import NamedTuple
 
 from capstan_operator.core.labels import KIND, OWNER
@@ -76,3 +77,19 @@ def owner_of(obj: Manifest) -> Key | None:
     labels = metadata.get("labels") or {}
     kind, name = labels.get(KIND), labels.get(OWNER)
     return Key(kind, metadata.get("namespace", ""), name) if kind and name else None
+
+
+def owner_among(kinds: Container[str]) -> Callable[[Manifest], Key | None]:
+    """Return what tells whose a child is: its controller's, which survives edited labels, or as these say.
+
+    The labels are for children's children (pods), whose controller is of no kind of ours.
+    """
+
+    def owner(obj: Manifest) -> Key | None:
+        controller = controller_of(obj)
+        if controller is not None and controller.get("kind") in kinds:
+            return Key(controller["kind"], obj["metadata"].get("namespace", ""), controller["name"])
+        named = owner_of(obj)
+        return named if named is not None and named.kind in kinds else None
+
+    return owner

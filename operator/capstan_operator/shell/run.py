@@ -26,7 +26,7 @@ from capstan_operator.shell.client import KubernetesApi
 from capstan_operator.shell.events import Recorder
 from capstan_operator.shell.gather import References
 from capstan_operator.shell.handlers import KopfThread
-from capstan_operator.shell.keys import Key, Resource, owner_of
+from capstan_operator.shell.keys import Key, Resource, owner_among
 from capstan_operator.shell.leader import Elector, Terms, own_identity
 from capstan_operator.shell.metrics import Metrics
 from capstan_operator.shell.options import Options
@@ -66,12 +66,7 @@ class Operator:
         self._references = References()
         self._resources = Store(changed=self._resource_changed)
         own = {kind.kind: Resource(kind.api_version, kind.kind, kind.plural) for kind in kinds}
-
-        def owner(child: Manifest) -> Key | None:
-            key = owner_of(child)
-            return key if key is not None and key.kind in own else None
-
-        self._children = Store(owner=owner, changed=queue.add)
+        self._children = Store(owner=owner_among(own), changed=queue.add)
         child = {c.kind: Resource(c.api_version, c.kind, c.plural) for kind in kinds for c in kind.children}
         self._recorder = Recorder(api, metrics, _now)
         self._reflectors = [

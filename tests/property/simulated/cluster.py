@@ -109,11 +109,9 @@ class Cluster:
         self._remove({**pod, "metadata": metadata})
 
     def collect_garbage(self) -> None:
-        """One round: dependents of what is gone or is deleted in the foreground, then what waited for them."""
+        """One round: dependents of what is gone or going in the foreground, then what waited for them."""
         alive = {uid for obj in self.objects.values() for uid in _uids(obj)}
-        ending = {
-            uid for obj in self.objects.values() if FOREGROUND in finalizers(obj) for uid in _uids(obj)
-        }
+        ending = {uid for obj in self.objects.values() if FOREGROUND in finalizers(obj) for uid in _uids(obj)}
         for obj in list(self.objects.values()):
             uids = {o["uid"] for o in owners(obj)}
             if uids and (not uids & alive or uids & ending):

@@ -17,14 +17,14 @@ from capstan_operator.core.model import Event, Kind, Manifest, ObjectRef, Observ
 from capstan_operator.shell.apply import Applier
 from capstan_operator.shell.errors import Gone, Rejected, Stale, Transient
 from capstan_operator.shell.gather import References
-from capstan_operator.shell.keys import Key, Resource, owner_of
+from capstan_operator.shell.keys import Key, Resource, owner_among
 from capstan_operator.shell.metrics import Metrics
 from capstan_operator.shell.queue import WorkQueue
 from capstan_operator.shell.reconcile import Reconciler
 from capstan_operator.shell.status import StatusWriter
 from capstan_operator.shell.store import Store, version_of
 
-from tests.property.simulated.cluster import Cluster, Refused
+from tests.property.simulated.cluster import Cluster, Refused, over
 
 SETTINGS = Settings(agent_image="agent:1", serving_image="serving:1")
 OWN = {kind.kind: Resource(kind.api_version, kind.kind, kind.plural) for kind in KINDS}
@@ -81,7 +81,9 @@ class Api:
         for field in ("uid", "resourceVersion"):
             if live["metadata"][field] != obj["metadata"][field]:
                 raise Stale("409", reason="Conflict", status=409)
-        return self._write("status", {**live, "status": status}, lambda: self._cluster.set_status(live, status))
+        return self._write(
+            "status", {**live, "status": status}, lambda: self._cluster.set_status(live, status)
+        )
 
     def _write(self, verb: str, obj: Manifest, do: Callable[[], Result]) -> Result:
         self.writes += 1
@@ -111,7 +113,10 @@ class Api:
         raise NotImplementedError
 
     async def merge(self, resource: Resource, namespace: str, name: str, patch: Manifest) -> Manifest:
-        raise NotImplementedError
+        live = self._cluster.get(resource.kind, name)
+        if live is None:
+            raise Gone("404")
+        return self._write("merge", live, lambda: self._cluster.write(over(live, patch)))
 
 
 class Told:
@@ -130,6 +135,7 @@ class Operator:
         self.api = Api(cluster, watchdog)
         self.pending: list[tuple[str, Manifest]] = []
         self.outcomes: set[str] = set()
+        self._metrics = Metrics()
         cluster.listeners.append(self._hear)
         self.start()
 
@@ -141,10 +147,7 @@ class Operator:
         self._queue = WorkQueue(clock=self._seconds, dice=lambda: 0.5)
         self._references = References()
         self._resources = Store(changed=self._resource_changed)
-        self._children = Store(
-            owner=lambda child: key if (key := owner_of(child)) and key.kind in OWN else None,
-            changed=self._queue.add,
-        )
+        self._children = Store(owner=owner_among(OWN), changed=self._queue.add)
         self._reconciler = Reconciler(
             kinds={kind.kind: replace(kind, plan=_checked(kind)) for kind in KINDS},
             settings=SETTINGS,
@@ -155,7 +158,7 @@ class Operator:
             statuses=StatusWriter(self.api, self._resources, OWN),
             recorder=Told(),  # type: ignore[arg-type]
             queue=self._queue,
-            metrics=Metrics(),
+            metrics=self._metrics,
             now=lambda: self._cluster.now,
         )
         for kind in (*OWN, *CHILDREN):
@@ -240,5 +243,3 @@ def _driven(work: Coroutine[Any, Any, Result]) -> Result:
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
     raise AssertionError("it waits")
-
-

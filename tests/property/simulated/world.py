@@ -8,20 +8,29 @@ import jsonschema
 from capstan_operator.api.crd import schema
 from capstan_operator.api.inference_service import InferenceService
 from capstan_operator.api.training_job import TrainingJob
+from capstan_operator.core.labels import MANAGED_BY
 from capstan_operator.core.model import Manifest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from tests.property.simulated.cluster import Cluster
+from tests.property.simulated.cluster import Cluster, owners
 from tests.property.simulated.controllers import Controllers
-from tests.property.simulated.operator import OWN, Fault, Operator
+from tests.property.simulated.operator import CHILDREN, OWN, Fault, Operator
 
 SCHEMAS = {model.__name__: schema(model) for model in (TrainingJob, InferenceService)}
 #: Rounds after which a world in which nothing goes wrong any more must have come to rest.
 ROUNDS = 60
 
+#: What hands are laid on.
+CHILD_KINDS = ("Job", "Deployment", "Service", "NetworkPolicy")
+
 numbers = st.integers(0, 7)
 faults = st.none() | st.builds(Fault, at=st.integers(0, 4), after=st.booleans(), crash=st.booleans())
+
+
+#: A life costs as much as three plans.
+lives = settings(max_examples=settings().max_examples // 3)
 
 
 class World(RuleBasedStateMachine):
@@ -39,20 +48,30 @@ class World(RuleBasedStateMachine):
             jsonschema.validate(obj["status"], SCHEMAS[obj["kind"]]["properties"]["status"])
             before = self.cluster.get(obj["kind"], obj["metadata"]["name"])
             return self.recorded((before or {}).get("status", {}), obj)
-        return self.applied(obj) if verb == "apply" else self.deleted(obj)
+        look = {"apply": self.applied, "delete": self.deleted}.get(verb)
+        controller = owners(obj)[0]
+        owner = self.cluster.get(controller["kind"], controller["name"])
+        if look is None or owner is None or owner["metadata"]["uid"] != controller["uid"]:
+            return None  # its owner has gone, which was not heard of yet: garbage collection takes it
+        return look(obj, owner.get("status", {}))
 
     def recorded(self, before: Manifest, after: Manifest) -> str | None:
         raise NotImplementedError
 
-    def applied(self, child: Manifest) -> str | None:
+    def applied(self, child: Manifest, status: Manifest) -> str | None:
         raise NotImplementedError
 
-    def deleted(self, child: Manifest) -> str | None:
+    def deleted(self, child: Manifest, status: Manifest) -> str | None:
         raise NotImplementedError
 
     def child(self, kinds: tuple[str, ...], number: int) -> Manifest | None:
         found = [obj for kind in kinds for obj in self.cluster.of(kind)]
         return found[number % len(found)] if found else None
+
+    def managed(self, *kinds: str) -> list[Manifest]:
+        """Children that can be seen: what has lost this label is its user's, until its owner goes."""
+        found = [obj for kind in kinds for obj in self.cluster.of(kind)]
+        return [obj for obj in found if MANAGED_BY in obj["metadata"]["labels"]]
 
     @rule(seconds=st.sampled_from([1, 5, 20, 100]))
     def time_passes(self, seconds: int) -> None:
@@ -93,7 +112,7 @@ class World(RuleBasedStateMachine):
     def events_are_lost(self) -> None:
         self.operator.pending.clear()
 
-    @rule(kind=st.sampled_from(["Job", "Pod", "Deployment", "Service", *OWN]))
+    @rule(kind=st.sampled_from([*CHILDREN, *OWN]))
     def a_watch_begins_anew(self, kind: str) -> None:
         self.operator.relist(kind)
 
@@ -118,24 +137,33 @@ class World(RuleBasedStateMachine):
 
     @rule(number=numbers, foreground=st.booleans())
     def somebody_deletes_a_child(self, number: int, foreground: bool) -> None:
-        if child := self.child(("Job", "Deployment", "Service"), number):
+        if child := self.child(CHILD_KINDS, number):
             self.cluster.delete(child["kind"], child["metadata"]["name"], foreground=foreground)
 
     @rule(
         number=numbers,
-        label=st.sampled_from(["capstan.dev/name", "capstan.dev/attempt", "capstan.dev/revision", "app.kubernetes.io/managed-by"]),
+        label=st.sampled_from(
+            [
+                "capstan.dev/name",
+                "capstan.dev/attempt",
+                "capstan.dev/revision",
+                MANAGED_BY,
+            ]
+        ),
         value=st.sampled_from([None, "0", "7", "x"]),
     )
     def somebody_edits_a_label(self, number: int, label: str, value: str | None) -> None:
-        if child := self.child(("Job", "Deployment", "Service"), number):
+        if child := self.child(CHILD_KINDS, number):
             labels = {k: v for k, v in child["metadata"]["labels"].items() if k != label}
-            labels |= {label: value} if value else {}
+            labels |= {label: value} if value and label != MANAGED_BY else {}
             self.cluster.write({**child, "metadata": {**child["metadata"], "labels": labels}})
 
     @rule(number=numbers)
     def somebody_edits_a_spec(self, number: int) -> None:
         if child := self.child(("Deployment", "Service"), number):
-            edited: dict[str, Any] = {"selector": {"app": "else"}} if child["kind"] == "Service" else {"replicas": 0}
+            edited: dict[str, Any] = (
+                {"selector": {"app": "else"}} if child["kind"] == "Service" else {"replicas": 0}
+            )
             self.cluster.write({**child, "spec": {**child["spec"], **edited}})
 
     @rule()
@@ -171,7 +199,7 @@ class World(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Once things calm down, it converges and then rests."""
         self.operator.outcomes.clear()
-        for kind in ("Job", "Pod", "Deployment", "Service", *OWN):
+        for kind in (*CHILDREN, *OWN):
             self.operator.relist(kind)
         for _ in range(ROUNDS):
             version = self.cluster.version
@@ -183,7 +211,9 @@ class World(RuleBasedStateMachine):
         self.operator.start()
         for _ in range(3):
             self.calm_round()
-        assert self.operator.api.writes == before, "at rest nothing is written, also by an operator that begins anew"
+        assert self.operator.api.writes == before, (
+            "at rest nothing is written, also by an operator that begins anew"
+        )
 
     def converged(self) -> str | None:
         """What is still missing."""

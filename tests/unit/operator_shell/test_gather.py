@@ -4,7 +4,7 @@ from typing import Any
 
 from capstan_operator.core.model import ChildKind, Manifest, ObjectRef
 from capstan_operator.shell.gather import References, observed
-from capstan_operator.shell.keys import Key, owner_of
+from capstan_operator.shell.keys import Key, owner_among, owner_of
 from capstan_operator.shell.store import Store
 
 A, B, C = (Key("Widget", "ns", name) for name in "abc")
@@ -68,3 +68,16 @@ def test_a_reference_to_nothing_is_simply_not_there(make_kind: Any) -> None:
     kind = make_kind(references=lambda _: (ObjectRef("test.dev/v1", "Widget", "ns", "nothing"),))
     me = {"kind": "Widget", "metadata": {"name": "a", "namespace": "ns", "uid": "me"}}
     assert observed(kind, me, Store(), Store()).references == ()
+
+
+def test_whose_a_child_is_survives_its_labels() -> None:
+    owner = owner_among({"Widget"})
+    controller = {"kind": "Widget", "name": "w", "uid": "u", "controller": True}
+    mine = {"kind": "Job", "metadata": {"name": "j", "namespace": "ns", "ownerReferences": [controller]}}
+    assert owner(mine) == Key("Widget", "ns", "w")
+    labels = {"capstan.dev/kind": "Widget", "capstan.dev/name": "else"}
+    assert owner({**mine, "metadata": mine["metadata"] | {"labels": labels}}) == Key("Widget", "ns", "w")
+    job = {"kind": "Job", "name": "j", "uid": "v", "controller": True}
+    pod = {"metadata": {"name": "p", "namespace": "ns", "labels": labels, "ownerReferences": [job]}}
+    assert owner(pod) == Key("Widget", "ns", "else")
+    assert owner({"metadata": {"name": "p", "labels": labels | {"capstan.dev/kind": "Other"}}}) is None

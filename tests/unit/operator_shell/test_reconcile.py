@@ -134,6 +134,26 @@ async def test_repairs_what_somebody_edited_and_what_somebody_deleted(
     }
 
 
+async def test_a_child_that_lost_its_labels_is_labelled_and_only_then_planned_with(
+    rig: Any, cluster: Any, widget: Any
+) -> None:
+    """A plan that cannot see what is there may want of it what the API server refuses."""
+    widget(children=["a"])
+    it = rig()
+    it.see()
+    await it.do()
+    bare = cluster.objects["configmaps", "ns", "a"]
+    bare = cluster.put(
+        "configmaps", bare | {"metadata": bare["metadata"] | {"labels": {}}, "data": {"value": "y"}}
+    )
+    it.children.remove(bare)  # as a watch tells what has left its selector
+    assert (await it.do()).outcome == "stale"
+    found = cluster.objects["configmaps", "ns", "a"]
+    assert (found["metadata"]["labels"]["capstan.dev/name"], found["data"]["value"]) == ("w", "y")
+    await it.do()
+    assert cluster.objects["configmaps", "ns", "a"]["data"]["value"] == "x"
+
+
 async def test_a_child_of_nobody_or_of_another_is_left_alone(
     rig: Any, cluster: Any, widget: Any, make_child: Any
 ) -> None:

@@ -61,6 +61,7 @@ def settings_of() -> kopf.OperatorSettings:
     settings.networking.error_backoffs = (1, 2, 4)  # then it gives up, and we begin it anew
     settings.networking.trust_env = True  # as our own client does
     settings.watching.connect_timeout = 10
+    settings.watching.reconnect_backoff = 1.0  # before it lists anew, when its watch has expired
     return settings
 
 

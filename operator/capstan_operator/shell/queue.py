@@ -89,9 +89,9 @@ class Schedule:
             heapq.heappop(self._heap)
 
 
-def backoff(failures: int, spread: float) -> float:
+def backoff(failures: int, spread: float, limit: float = BACKOFF_LIMIT) -> float:
     """Return the delay in seconds after so many failures in a row; `spread` in [0, 1) is the jitter."""
-    delay = min(BACKOFF_LIMIT, BACKOFF_FIRST * 2.0 ** min(failures - 1, 30))
+    delay = min(limit, BACKOFF_FIRST * 2.0 ** min(failures - 1, 30))
     return delay * (0.5 + spread / 2)
 
 

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 #: A new list after so many seconds, however well the watch goes: nothing missed is missed for longer.
 RELIST_EVERY = 900.0
+#: Nothing that is wrong keeps us from looking again for longer, in seconds: workers plan from what we see.
+LONGEST_PAUSE = 15.0
 #: So many broken streams in a row without one event between them, and we list anew.
 PATIENCE = 5
 
@@ -77,22 +79,26 @@ class Reflector:
     async def _list(self) -> str:
         objects, since = await self._api.list(self._resource, self._namespace, self._selector)
         self._store.replace(self._resource, self._namespace, objects, int(since) if since.isdecimal() else 0)
-        self._failures = 0
         self.synced.set()
         return since
 
     async def _follow(self, since: str) -> None:
         while True:
             try:
+                before = since
                 stream = self._api.watch(self._resource, self._namespace, since, self._selector)
                 async with aclosing(stream):
                     async for event in stream:
                         since = self._take_in(event, since)
                         self._failures = 0
                 self._count("ended")
-                await self._pause(0.1)
+                self._failures += since == before  # not one event, not even a bookmark
+                await self._pause(self._delay() if self._failures else 0.1)
             except ShellError as error:
                 if isinstance(error, Transient) and error.status == 410:
+                    if self._failures:  # the last list has not helped: why should the next one, at once?
+                        await self._pause(self._delay())
+                    self._failures += 1
                     raise Expired(str(error)) from error
                 await self._trouble("watch", error)
                 if self._failures >= PATIENCE:
@@ -119,11 +125,14 @@ class Reflector:
     async def _trouble(self, doing: str, error: ShellError) -> None:
         self._failures += 1
         self._count(doing)
-        delay = backoff(self._failures, random.random())
+        delay = self._delay()
         if isinstance(error, Transient) and error.retry_after:
             delay = max(delay, error.retry_after)
         logger.warning("%s: %s failed, again in %.1f s: %s", self, doing, delay, error)
         await self._pause(delay)
+
+    def _delay(self) -> float:
+        return backoff(self._failures, random.random(), LONGEST_PAUSE)
 
     def _count(self, reason: str) -> None:
         self._metrics.watch_restarts.labels(kind=self._resource.kind, reason=reason).inc()

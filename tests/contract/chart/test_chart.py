@@ -30,7 +30,9 @@ VARIANTS = {
         "nodeSelector": {"kubernetes.io/os": "linux"},
         "tolerations": [{"key": "infra", "operator": "Exists", "effect": "NoSchedule"}],
         "affinity": {"nodeAffinity": {}},
-        "priorityClassName": "system-cluster-critical",
+        "priorityClassName": "infrastructure",
+        "replicas": 3,
+        "leaseDurationSeconds": 30,
         "nameOverride": "cap",
         "fullnameOverride": "capstan-two",
     },
@@ -68,7 +70,8 @@ def test_kube_score_finds_nothing_critical(tool, text, values):
 
 
 BAD = [
-    ({"replicas": 2}, "replicas"),
+    ({"replicas": 0}, "replicas"),
+    ({"leaseDurationSeconds": 1}, "leaseDurationSeconds"),
     ({"image": {"tagg": "x"}}, "tagg"),
     ({"image": {"registry": ""}}, "registry"),
     ({"image": {"registry": "https://ghcr.io/x"}}, "registry"),
@@ -138,6 +141,11 @@ def test_the_operator_understands_its_arguments(render):
     assert parsed.fetch_allow == ("pvc", "https://*.example.com:8443")
     assert not parsed.network_policies
     assert (parsed.workers, parsed.log_level, parsed.log_format) == (16, "debug", "text")
+    assert (parsed.leader_elect, parsed.lease_name, parsed.lease_duration) == (
+        True,
+        "capstan-two-operator",
+        30,
+    )
     (port,) = container["ports"]
     assert (
         port["containerPort"] == parsed.metrics_port == only(manifests, "Service")["spec"]["ports"][0]["port"]
@@ -148,6 +156,8 @@ def test_one_namespace_or_some_need_no_cluster_role(render):
     manifests = render(watchNamespaces=["team-a", "team-b"], crds={"enabled": False})
     assert not [manifest for manifest in manifests if manifest["kind"].startswith("Cluster")]
     roles = [manifest for manifest in manifests if manifest["kind"] == "Role"]
+    *roles, leader = roles
+    assert leader["metadata"]["namespace"] == "capstan-system"
     assert [role["metadata"]["namespace"] for role in roles] == ["team-a", "team-b"]
     assert all(role["rules"] == only(render(), "ClusterRole")["rules"] for role in roles)
     bindings = [manifest for manifest in manifests if manifest["kind"] == "RoleBinding"]
@@ -158,6 +168,46 @@ def test_the_rights_are_few(render):
     rules = only(render(), "ClusterRole")["rules"]
     words = {word for rule in rules for word in (*rule["apiGroups"], *rule["resources"], *rule["verbs"])}
     assert not words & {"*", "secrets", "configmaps", "nodes", "namespaces", "deletecollection", "pods/exec"}
+
+
+def test_one_lease_may_be_written(render):
+    manifests = render()
+    (container,) = only(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    lease = options(parser({}).parse_args(container["args"])).lease_name
+    role = only(manifests, "Role")
+    assert [(rule["verbs"], rule.get("resourceNames")) for rule in role["rules"]] == [
+        (["create"], None),
+        (["get", "update"], [lease]),
+    ]
+    assert all(rule["resources"] == ["leases"] for rule in role["rules"])
+    assert only(manifests, "RoleBinding")["roleRef"]["name"] == role["metadata"]["name"]
+    (namespace,) = [env for env in container["env"] if env["name"] == "POD_NAMESPACE"]
+    assert namespace["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.namespace"
+    assert "--lease-namespace=$(POD_NAMESPACE)" in container["args"]
+
+
+def test_replicas_are_kept_apart_and_one_is_always_left(render):
+    manifests = render()
+    deployment, budget = only(manifests, "Deployment"), only(manifests, "PodDisruptionBudget")
+    assert deployment["spec"]["replicas"] == 2
+    assert budget["spec"]["maxUnavailable"] == 1
+    assert budget["spec"]["selector"] == deployment["spec"]["selector"]
+    pod = deployment["spec"]["template"]["spec"]
+    (term,) = pod["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert term["podAffinityTerm"]["labelSelector"] == deployment["spec"]["selector"]
+    assert pod["topologySpreadConstraints"][0]["labelSelector"] == deployment["spec"]["selector"]
+    alone = render(replicas=1, affinity={"nodeAffinity": {}})
+    assert not [m for m in alone if m["kind"] == "PodDisruptionBudget"]
+    assert only(alone, "Deployment")["spec"]["template"]["spec"]["affinity"] == {"nodeAffinity": {}}
+
+
+def test_a_class_of_the_system_comes_with_the_quota_that_some_clouds_want(render):
+    manifests = render()
+    name = only(manifests, "Deployment")["spec"]["template"]["spec"]["priorityClassName"]
+    (scope,) = only(manifests, "ResourceQuota")["spec"]["scopeSelector"]["matchExpressions"]
+    assert scope == {"scopeName": "PriorityClass", "operator": "In", "values": [name]}
+    for other in ("", "mine"):
+        assert not [m for m in render(priorityClassName=other) if m["kind"] == "ResourceQuota"]
 
 
 def test_selectors_select_the_operator_and_not_the_test(render):

@@ -15,7 +15,7 @@ from kubernetes.aio.client import Configuration
 CONFIGMAPS = Resource("v1", "ConfigMap", "configmaps")
 A = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "ns"}}
 REF = ObjectRef("v1", "ConfigMap", "ns", "a")
-ELECT = ("--leader-elect", "true", "--lease-namespace", "ns", "--lease-duration", "3")
+ELECT = ("--leader-elect", "true", "--lease-namespace", "ns", "--lease-duration", "5")
 
 
 def lease(cluster: Any) -> Any:

@@ -65,7 +65,8 @@ COPY serving /src
 RUN --mount=type=bind,from=tools,source=/tools/bin,target=/uv \
     --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
-    /uv/uv build --quiet --system-certs --python /usr/bin/python3 --wheel --out-dir /dist /src
+    /uv/uv build --quiet --system-certs --python /usr/bin/python3 --wheel --out-dir /dist \
+        --build-constraints /src/build-constraints.txt --require-hashes /src
 
 FROM scratch AS native-prebuilt
 COPY dist/native /dist

@@ -112,7 +112,7 @@ def test_wrong_values_are_refused_by_name(helm, wrong, named):
 @pytest.mark.parametrize(
     ("image", "operator", "agent", "serving"),
     [
-        ({}, "ghcr.io/capstan-dev/operator:0.1.0", "ghcr.io/capstan-dev/agent:0.1.0", None),
+        ({}, "ghcr.io/capstan-dev/operator:0.2.0", "ghcr.io/capstan-dev/agent:0.2.0", None),
         ({"registry": "reg:5000/a", "tag": "t"}, "reg:5000/a/operator:t", "reg:5000/a/agent:t", None),
         (
             {
@@ -120,7 +120,7 @@ def test_wrong_values_are_refused_by_name(helm, wrong, named):
                 "serving": "other/serving@sha256:" + "0" * 64,
             },
             "localhost/capstan/operator:dev-0123456789ab",
-            "ghcr.io/capstan-dev/agent:0.1.0",
+            "ghcr.io/capstan-dev/agent:0.2.0",
             "other/serving@sha256:" + "0" * 64,
         ),
     ],

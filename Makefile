@@ -10,7 +10,7 @@ RUN := scripts/run
 SYNC := . scripts/environment.sh; uv sync --quiet --frozen
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit check format generate cluster images down clean sync
+.PHONY: help demo test unit check format generate cluster images sbom audit down clean sync
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,15 @@ images: ## build the images; REGISTRY=... [TAG=...] pushes them there; GPU=1 the
 	@scripts/bootstrap images
 	@$(SYNC) --inexact --package capstan-demo
 	@$(RUN) capstan-images $(if $(REGISTRY),--registry $(REGISTRY)) $(if $(TAG),--tag $(TAG)) $(if $(GPU),--gpu)
+
+sbom: ## dist/sbom: what each image is made of beside its base, from the locks, as CycloneDX
+	@scripts/bootstrap python
+	@$(SYNC) --inexact --package capstan-demo
+	@$(RUN) python scripts/sbom.py
+
+audit: ## known vulnerabilities in what the locks name; asks osv.dev and RustSec
+	@scripts/bootstrap python
+	@scripts/audit
 
 down: ## stop the local Kubernetes and remove what it left on this machine
 	@scripts/bootstrap python

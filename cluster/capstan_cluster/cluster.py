@@ -255,6 +255,7 @@ class Cluster:
             ),
             str(config.etc("cni/10-pods.conflist")): render.cni_config(config),
             str(config.etc("kubelet.yaml")): render.kubelet_config(config),
+            str(config.etc("audit-policy.yaml")): render.audit_policy(),
             str(config.etc("Corefile")): render.corefile(config),
             str(config.etc("volumes.json")): render.volume_config(config),
             str(config.etc("volume-helper.yaml")): render.volume_helper_pod(self._helper),

@@ -102,6 +102,11 @@ def components(config: Config, program: Callable[[str], Path], helper_image: str
         "authorization-mode": "Node,RBAC",
         "enable-admission-plugins": "NodeRestriction",
         "allow-privileged": True,
+        # what tests compare the operator's rights with
+        "audit-policy-file": config.etc("audit-policy.yaml"),
+        "audit-log-path": config.log("audit"),
+        "audit-log-maxsize": 64,
+        "audit-log-maxbackup": 1,
         "profiling": False,
     }
     controllers = {

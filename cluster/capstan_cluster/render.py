@@ -124,6 +124,21 @@ def kubelet_config(config: Config) -> str:
     )
 
 
+def audit_policy() -> str:
+    """What the API server notes of requests: that Capstan made them, and nothing of anybody else's."""
+    return yaml_text(
+        {
+            "apiVersion": "audit.k8s.io/v1",
+            "kind": "Policy",
+            "omitStages": ["RequestReceived"],
+            "rules": [
+                {"level": "Metadata", "userGroups": ["system:serviceaccounts:capstan-system"]},
+                {"level": "None"},
+            ],
+        }
+    )
+
+
 def corefile(config: Config) -> str:
     """CoreDNS: the cluster's names from the API server, all others from the machine's own resolver."""
     return f""".:53 {{

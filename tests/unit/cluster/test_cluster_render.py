@@ -41,6 +41,12 @@ def test_the_networks_and_ports_asked_for_reach_every_file():
     assert cluster["cluster"]["server"] == "https://127.0.0.1:7003"
 
 
+def test_the_api_server_notes_what_capstan_asks_and_nothing_else():
+    ours, others = yaml.safe_load(render.audit_policy())["rules"]
+    assert ours == {"level": "Metadata", "userGroups": ["system:serviceaccounts:capstan-system"]}
+    assert others == {"level": "None"}
+
+
 def test_the_storage_class_is_the_default_and_waits_for_the_pod():
     (storage,) = [item for item in render.manifests() if item["kind"] == "StorageClass"]
     assert storage["metadata"]["annotations"]["storageclass.kubernetes.io/is-default-class"] == "true"

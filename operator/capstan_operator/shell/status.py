@@ -48,7 +48,10 @@ class StatusWriter:
 
     async def _look_again(self, kind: Resource, obj: Manifest) -> None:
         key = key_of(obj)
-        fresh = await self._api.get(kind, key.namespace, key.name)
+        try:
+            fresh = await self._api.get(kind, key.namespace, key.name)
+        except Rejected as error:
+            raise Transient(f"{key} cannot be looked at: {error}", status=error.status) from error
         if fresh is None:
             self._resources.remove(obj)
             raise Gone(f"{key} is gone")

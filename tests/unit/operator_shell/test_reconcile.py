@@ -252,6 +252,17 @@ async def test_transient_trouble_backs_off_and_heals(code: int, rig: Any, cluste
     assert it.queue.failures(W) == 0
 
 
+@pytest.mark.parametrize("code", [403, 422])
+async def test_not_being_let_look_again_is_transient(code: int, rig: Any, cluster: Any, widget: Any) -> None:
+    widget(children=["a"])
+    cluster.fail("PUT.*status", 409, body={"reason": "Conflict"})
+    cluster.fail("GET.*/widgets/w$", code)
+    it = rig()
+    it.see()
+    assert (await it.do()).outcome == "transient"
+    assert (await it.do()).outcome == "changed"
+
+
 async def test_trouble_that_stays_is_said_in_the_status_and_tried_on(
     rig: Any, cluster: Any, widget: Any
 ) -> None:

@@ -34,6 +34,7 @@ COPY --from=tools /tools/bin/uv /usr/local/bin/uv
 WORKDIR /src
 COPY . .
 RUN uv export --quiet --frozen --no-dev --no-emit-workspace --package capstan-operator -o /lock/operator.txt \
+    && uv export --quiet --frozen --no-dev --no-emit-workspace --package capstan-agent --extra storage -o /lock/agent.txt \
     && uv export --quiet --frozen --no-dev --no-emit-workspace --package capstan-serving --extra cpu -o /lock/serving-cpu.txt \
     && uv export --quiet --frozen --no-dev --no-emit-workspace --package capstan-serving --extra gpu -o /lock/serving-gpu.txt \
     && uv export --quiet --frozen --no-dev --project examples/digits -o /lock/trainer-cuda.txt \
@@ -90,14 +91,21 @@ USER 65532:65532
 ENTRYPOINT ["capstan-operator"]
 CMD ["run"]
 
-# --- agent: nothing but its runtime, which brings its own interpreter and C library and copies itself into users' pods
+# --- agent: nothing but its runtime, which brings its own interpreter and C library and copies itself into users' pods,
+# without the library for object stores. A bundle of authorities of one's own is named in SSL_CERT_FILE.
 FROM base AS agent-runtime
+COPY --from=lock /lock/agent.txt /opt/capstan/requirements.txt
+RUN --mount=type=bind,from=tools,source=/tools/bin,target=/uv \
+    --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
+    /uv/uv pip install --quiet --require-hashes --requirement /opt/capstan/requirements.txt
 COPY agent /src
 RUN PYTHONPATH=/src python3 -m capstan_agent install --termination-log /dev/null /opt/agent
 
 FROM scratch AS agent
 COPY --from=agent-runtime /opt/agent /opt/agent
-ENV PATH=/opt/agent
+COPY --from=base /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+ENV PATH=/opt/agent \
+    SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt
 USER 65532:65532
 ENTRYPOINT ["capstan-agent"]
 

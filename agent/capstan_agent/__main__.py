@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from capstan_agent import durations, termination
+from capstan_agent.allow import VARIABLE, Allow
 from capstan_agent.errors import AgentError, UsageError
 from capstan_agent.fetch import Request, fetch
 from capstan_agent.install import install
@@ -75,18 +76,40 @@ def parser() -> argparse.ArgumentParser:
 
     get = verbs.add_parser(
         "fetch",
-        help="put a model into the folder a server serves from",
-        description="Copies a model to TARGET/MODEL/VERSION, whole or not at all, checking its digest.",
+        help="put a model, or data, into a folder",
+        description="Copies a model to TARGET/MODEL/VERSION, or data into TARGET, whole or not at all,"
+        " checking its digest. Archives (.tar, .tar.gz, .tgz, .zip) are unpacked. Credentials come from the"
+        " environment.",
     )
     get.add_argument(
-        "--uri", required=True, help="pvc://<claim>/<path>, a file (becomes model.onnx) or a folder"
+        "--uri",
+        required=True,
+        help="a file or folder: pvc://<claim>/<path>, s3://<bucket>/<key>, gs://<bucket>/<key>,"
+        " az://<container>/<path>, https://<host>/<path>, hf://<organisation>/<name>[@<revision>][/<path>]",
     )
     get.add_argument(
-        "--target", required=True, type=Path, metavar="DIR", help="the server's model repository"
+        "--target",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="the model repository, or the data's folder",
     )
-    get.add_argument("--model", required=True, metavar="NAME", help="the model's name in the repository")
-    get.add_argument("--version", required=True, metavar="N", help="the model's version, a whole number")
+    get.add_argument(
+        "--layout",
+        choices=("model", "data"),
+        default="model",
+        help="model: TARGET/MODEL/VERSION/..., a file as model.onnx; data: TARGET/..., names unchanged",
+    )
+    get.add_argument("--model", default="", metavar="NAME", help="the model's name in the repository")
+    get.add_argument("--version", default="", metavar="N", help="the model's version, a whole number")
     get.add_argument("--digest", metavar="sha256:HEX", help="refuse any other bytes than these")
+    get.add_argument(
+        "--allow",
+        action="append",
+        metavar="SCHEME[://HOST[:PORT]]",
+        help="fetch from such addresses only; * stands for any part of the host (bucket, claim, organisation);"
+        f" repeatable, with commas, or in {VARIABLE} (default: pvc,s3,gs,az,https,hf)",
+    )
     get.add_argument(
         "--claims",
         type=Path,
@@ -160,12 +183,19 @@ def command(words: list[str]) -> list[str]:
 def request(options: argparse.Namespace) -> Request:
     """What `fetch` was told."""
     return Request(
-        options.uri, options.claims, options.target, options.model, options.version, options.digest or None
+        options.uri,
+        options.claims,
+        options.target,
+        options.model,
+        options.version,
+        options.digest or None,
+        options.layout,
+        Allow.parsed(options.allow or [os.environ.get(VARIABLE, "")]),
     )
 
 
 def _fetched(folder: Path, output: Output) -> Termination:
-    return Termination("ok", 0, "Fetched", f"The model is in {folder}.", output=output)
+    return Termination("ok", 0, "Fetched", f"What was asked for is in {folder}.", output=output)
 
 
 def _say(line: str) -> None:

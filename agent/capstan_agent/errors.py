@@ -7,6 +7,8 @@
         ModelNotFound       nothing there (user)
         PermissionDenied    there, but this user may not read it (user)
         DigestMismatch      not the bytes that were named (user)
+        SourceNotAllowed    the allow list does not have it (user)
+        UnsafeArchive       an archive that must not be unpacked (user)
         SourceUnavailable   the storage is away or fails (infrastructure)
         DiskFull            no room in the pod (infrastructure)
         TargetNotWritable   the pod's own folder refuses (infrastructure)
@@ -41,7 +43,7 @@ class FetchError(AgentError):
 
 
 class InvalidURI(FetchError):
-    """The address is malformed, unsupported or leads outside its claim."""
+    """The address is malformed, unsupported, or leads to what cannot be a model."""
 
 
 class ModelNotFound(FetchError):
@@ -54,6 +56,14 @@ class PermissionDenied(FetchError):
 
 class DigestMismatch(FetchError):
     """The bytes are not the ones that were named."""
+
+
+class SourceNotAllowed(FetchError):
+    """The address is of a scheme or host that may not be fetched from."""
+
+
+class UnsafeArchive(FetchError):
+    """The archive is damaged, or would do more than put a bounded number of plain files into its folder."""
 
 
 class SourceUnavailable(FetchError):

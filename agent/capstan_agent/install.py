@@ -6,6 +6,8 @@
     DIR/lib/pythonX.Y.zip           its standard library, as far as it is used, and this package, compiled
     DIR/lib/pythonX.Y/              what cannot be in an archive: os.pyc, by which Python finds its home, and
                                     the extension modules
+    DIR/fetch/                      what only sources on the network need: TLS, obstore. Not copied into pods,
+                                    nor are the links in DIR/lib to its shared libraries
 
 Run by an ordinary Python (in the agent image's build) it gathers these; run from such a folder (in an init
 container) it copies that folder.
@@ -21,7 +23,7 @@ import stat
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -63,16 +65,25 @@ _LEFT_OUT = frozenset(
     )
 )
 
-# What the agent imports in all, asked of an interpreter that has imported it.
+# What the agent imports, asked of an interpreter that has imported it: first what the runner needs too, then
+# what only the network does. Object stores are left out: their library is no part of Python.
 _PROBE = """
 import importlib, json, pkgutil, sys
 sys.path.insert(0, sys.argv[1])
 import capstan_agent
-for module in pkgutil.walk_packages(capstan_agent.__path__, "capstan_agent."):
-    importlib.import_module(module.name)
-files = [getattr(module, "__file__", None) or "" for module in sys.modules.values()]
-print(json.dumps({"stdlib": importlib.__path__[0], "extensions": [f for f in files if f.endswith(".so")]}))
+names = [module.name for module in pkgutil.walk_packages(capstan_agent.__path__, "capstan_agent.")]
+remote = [name for name in names if name.startswith("capstan_agent.remote")]
+def extensions(wanted):
+    for name in wanted:
+        importlib.import_module(name)
+    files = [getattr(module, "__file__", None) or "" for module in sys.modules.values()]
+    return [file for file in files if file.endswith(".so")]
+local = extensions([name for name in names if name not in remote])
+both = extensions([name for name in remote if not name.endswith(".objects")])
+print(json.dumps({"stdlib": importlib.__path__[0], "local": local, "remote": sorted(set(both) - set(local))}))
 """
+FETCH = "fetch"
+_OBSTORE = ("__init__.py", "store.py", "_obstore.abi3.so")
 _SHARED = re.compile(r"^\s*(\S+) => (/\S+) \(0x", re.MULTILINE)
 
 
@@ -87,7 +98,11 @@ class _Parts:
     executable: Path
     stdlib: Path
     extensions: tuple[Path, ...]
-    libraries: tuple[tuple[str, Path], ...]
+    libraries: Mapping[str, Path]
+    remote: tuple[Path, ...]
+    """What only fetching over the network needs, in the same two kinds."""
+    remote_libraries: Mapping[str, Path]
+    obstore: Path | None
 
 
 def install(target: Path) -> None:
@@ -112,7 +127,9 @@ def install(target: Path) -> None:
 def _copy_tree(home: Path, target: Path) -> None:
     for source in sorted(home.rglob("*")):
         relative = source.relative_to(home)
-        if source.is_file() and relative.name not in _NAMES:
+        if source.is_symlink() or relative.parts[0] == FETCH or relative.name in _NAMES:
+            continue
+        if source.is_file():
             _copy(source, target / relative)
 
 
@@ -120,12 +137,13 @@ def _gather(target: Path) -> None:
     parts = _parts()
     _copy(parts.executable, target / "bin" / "python3", executable=True)
     _copy(_LOADER.resolve(), target / "lib" / "ld.so", executable=True)
-    for name, path in parts.libraries:
+    for name, path in parts.libraries.items():
         _copy(path, target / "lib" / name)
     dynamic = target / "lib" / _VERSION / "lib-dynload"
     dynamic.mkdir(parents=True, exist_ok=True)
     for path in parts.extensions:
         _copy(path, dynamic / path.name)
+    _gather_fetch(parts, target)
     _write(target / "lib" / _VERSION / "os.pyc", _compiled(parts.stdlib / "os.py"))
     _archive(parts, target / "lib" / f"{_VERSION.replace('.', '')}.zip")
 
@@ -139,12 +157,49 @@ def _parts() -> _Parts:
     )
     found = json.loads(probe.stdout)
     executable = Path(sys.executable).resolve()
-    extensions = tuple(sorted(Path(path) for path in found["extensions"]))
+    extensions, remote = (tuple(map(Path, sorted(found[name]))) for name in ("local", "remote"))
+    specification = importlib.util.find_spec("obstore")
+    obstore = Path(specification.origin).parent if specification and specification.origin else None
+    libraries = _libraries((executable, *extensions))
+    others = _libraries((*remote, *((obstore / _OBSTORE[-1],) if obstore else ())))
+    return _Parts(
+        executable,
+        Path(found["stdlib"]).parent,
+        extensions,
+        libraries,
+        remote,
+        {name: path for name, path in others.items() if name not in libraries},
+        obstore,
+    )
+
+
+def _libraries(programs: Iterable[Path]) -> dict[str, Path]:
+    """The shared libraries of programs and extension modules, by the names they are asked for."""
     libraries: dict[str, Path] = {}
-    for path in (executable, *extensions):
+    for path in programs:
         listed = subprocess.run([_LOADER, "--list", path], check=True, capture_output=True, text=True)
         libraries.update({name: Path(place) for name, place in _SHARED.findall(listed.stdout)})
-    return _Parts(executable, Path(found["stdlib"]).parent, extensions, tuple(sorted(libraries.items())))
+    return libraries
+
+
+def _gather_fetch(parts: _Parts, target: Path) -> None:
+    folder = target / FETCH
+    for path in parts.remote:
+        _copy(path, folder / path.name)
+    for name, path in parts.remote_libraries.items():
+        _copy(path, folder / "lib" / name)
+        link = target / "lib" / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path("..", FETCH, "lib", name))
+    if parts.obstore is not None:
+        for name in _OBSTORE:
+            source = parts.obstore / name
+            if source.suffix == ".py":
+                compiled = folder / "obstore" / f"{source.stem}.pyc"
+                compiled.parent.mkdir(parents=True, exist_ok=True)
+                _write(compiled, _compiled(source))
+            else:
+                _copy(source, folder / "obstore" / name)
 
 
 def _archive(parts: _Parts, target: Path) -> None:

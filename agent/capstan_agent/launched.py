@@ -9,6 +9,7 @@ from collections.abc import MutableMapping, Sequence
 from pathlib import PurePath
 
 from capstan_agent.__main__ import main
+from capstan_agent.install import FETCH
 
 _HIDDEN = "\x01D_"
 
@@ -26,4 +27,5 @@ def command_line(argv: Sequence[str]) -> list[str]:
 
 if __name__ == "__main__":
     restore(os.environ)
+    sys.path.append(os.path.join(sys.prefix, FETCH))  # noqa: PTH118  (which only the agent's image has)
     sys.exit(main(command_line(sys.argv[1:])))

@@ -91,6 +91,8 @@ MODULES: tuple[Module, ...] = (
     Module("helm", {"helm": "helm.sh/helm/v4/cmd/helm"}, seconds=90),
     Module("kubeconform", {"kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform"}, seconds=10),
     Module("kube-score", {"kube-score": "github.com/zegl/kube-score/cmd/kube-score"}, seconds=30),
+    Module("versitygw", {"versitygw": "github.com/versity/versitygw/cmd/versitygw"}, seconds=60),
+    Module("fake-gcs-server", {"fake-gcs-server": "github.com/fsouza/fake-gcs-server"}, seconds=60),
 )
 CLUSTER_MODULES: tuple[Module, ...] = MODULES[:7]
 """What `up` needs; the rest is built when someone asks for it."""

@@ -39,7 +39,7 @@ IMAGES = {
     for image in (
         Image("operator", ("operator", "uv.lock")),
         Image("serving", ("serving", "uv.lock"), cpu={"VARIANT": "cpu"}, gpu={"VARIANT": "gpu"}),
-        Image("agent", ("agent",)),
+        Image("agent", ("agent", "uv.lock")),
         Image("trainer", ("examples/digits",), cpu={"DEVICE": "cpu"}, gpu={"DEVICE": "cuda"}),
         Image("prometheus", ()),
     )

@@ -10,44 +10,46 @@ import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from capstan_agent.errors import InvalidURI, ModelNotFound, SourceUnavailable, source_error
-from capstan_agent.sources.listing import File, Listing
+from capstan_agent.sources import Places
+from capstan_agent.sources.listing import ENTRIES, File, Listing
 
 _CLAIM = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _SHOWN = 20
-_ENTRIES = 100_000
-"""What a folder may hold in all: links that lead to folders of links would else never end."""
+_PIECE = 1 << 20
+_ENTRIES = ENTRIES
+"""Counted while walking: links that lead to folders of links would else never end."""
 
 
-def listing(address: str, claims: Path) -> Listing:
-    """What is at `<claim>/<path>`."""
-    uri = f"pvc://{address}"
-    claim, _, path = address.partition("/")
+def listing(uri: str, places: Places) -> Listing:
+    """What is at `pvc://<claim>/<path>`."""
+    claim, _, path = uri.removeprefix("pvc://").partition("/")
     segments = path.rstrip("/").split("/") if path.rstrip("/") else []
     if not _CLAIM.fullmatch(claim) or ".." in claim:
         raise InvalidURI(
             f"{uri!r} names no volume claim: write pvc://<claim>/<path>, the claim in lower case."
         )
-    if any(segment in {"", ".", ".."} for segment in segments) or not path.isprintable():
-        raise InvalidURI(
-            f"{uri!r} has an empty, '.' or '..' part or a control character: write the plain path."
-        )
-    root = claims / claim
+    root = places.claims / claim
+    if any(segment in {"", ".", ".."} for segment in segments):
+        raise InvalidURI(f"{uri!r} has an empty, '.' or '..' part: write the plain path.")
     if not root.is_dir():
         raise SourceUnavailable(
             f"The claim {claim} is not mounted at {root}: check that it exists and is bound."
         )
-    root = root.resolve()
+    return below(root.resolve(), segments, uri, f"pvc://{claim}")
+
+
+def below(root: Path, segments: list[str], uri: str, start: str) -> Listing:
+    """What is at a path below a folder, which is written `start`."""
     try:
         found = _inside(root, root.joinpath(*segments), uri)
         if stat.S_ISDIR(found.stat().st_mode):
             files = tuple(_Walk(root, uri).files(found, PurePosixPath(), (found,)))
         else:
-            return Listing((_file(root, found, PurePosixPath(), uri),), single=True)
+            return Listing((_file(root, found, PurePosixPath(), uri),), single=True, name=found.name)
     except FileNotFoundError:
-        raise ModelNotFound(_what_is_there(root, segments, uri)) from None
+        raise ModelNotFound(_what_is_there(root, segments, uri, start)) from None
     except NotADirectoryError:
         raise ModelNotFound(f"{uri} leads through a file as if it were a folder.") from None
     except OSError as error:
@@ -101,10 +103,24 @@ def _file(root: Path, path: Path, place: PurePosixPath, name: str) -> File:
     if not stat.S_ISREG(status.st_mode):
         raise InvalidURI(f"{name} is neither a file nor a folder, but a device, pipe or socket.")
 
-    def opened() -> BinaryIO:
-        return os.fdopen(_open(root, path), "rb", buffering=0)
+    def read(start: int, stop: int) -> Iterator[bytes]:
+        try:
+            with os.fdopen(_open(root, path), "rb", buffering=0) as file:
+                changed = os.fstat(file.fileno()).st_size != status.st_size
+                file.seek(start)
+                while not changed and start < stop:
+                    piece = file.read(min(_PIECE, stop - start))
+                    changed = not piece
+                    start += len(piece)
+                    yield piece
+        except OSError as error:
+            raise source_error(error, name) from error
+        if changed:
+            raise SourceUnavailable(
+                f"{name} changed while it was being copied: write models under a new name, then rename them."
+            )
 
-    return File(place, status.st_size, name, opened)
+    return File(place, status.st_size, name, read)
 
 
 def _open(root: Path, path: Path) -> int:
@@ -124,9 +140,9 @@ def _open(root: Path, path: Path) -> int:
         os.close(folder)
 
 
-def _what_is_there(root: Path, segments: list[str], uri: str) -> str:
+def _what_is_there(root: Path, segments: list[str], uri: str, start: str) -> str:
     """The sentence for a path that does not exist: what its nearest existing folder holds instead."""
-    nearest, shown = root, uri.split("/")[2]
+    nearest, shown = root, start
     for segment in segments:
         if not (nearest / segment).is_dir() or not (nearest / segment).resolve().is_relative_to(root):
             break
@@ -136,4 +152,4 @@ def _what_is_there(root: Path, segments: list[str], uri: str) -> str:
         names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in nearest.iterdir())
     listed = ", ".join(name if name.isprintable() else repr(name) for name in names[:_SHOWN]) or "nothing"
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{uri} does not exist: pvc://{shown}/ holds {listed}{more}."
+    return f"{uri} does not exist: {shown}/ holds {listed}{more}."

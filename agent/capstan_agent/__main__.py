@@ -107,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
         "--allow",
         action="append",
         metavar="SCHEME[://HOST[:PORT]]",
-        help="fetch from such addresses only; * stands for any part of the host (bucket, claim, organisation);"
+        help="fetch from such addresses only; * is any part of the host (bucket, claim, organisation);"
         f" repeatable, with commas, or in {VARIABLE} (default: pvc,s3,gs,az,https,hf)",
     )
     get.add_argument(

@@ -18,7 +18,7 @@ from capstan_agent.errors import SourceUnavailable
 from capstan_agent.progress import Progress
 from capstan_agent.sources.listing import File, Interrupted, Piece
 
-CHUNK = 8 << 20
+CHUNK = 4 << 20
 READERS = 8
 """Chunks that are in memory at once, and connections at most."""
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)

@@ -1,8 +1,8 @@
 """`s3://<bucket>/<key>`, `gs://<bucket>/<key>`, `az://<container>/<path>`: an object, or all below a prefix.
 
-The three speak through obstore, which reads the usual variables of each cloud from the environment; what is
-decided here is only when nobody is to be asked for credentials. Its messages hold URLs with signatures: none is
-passed on.
+The three speak through obstore, which reads the usual variables of each cloud from the environment; what
+is decided here is only when nobody is to be asked for credentials. Its messages hold URLs with signatures
+and are never passed on.
 """
 
 import os
@@ -176,10 +176,14 @@ def _open(scheme: str, bucket: str) -> _Store:
         return AzureStore(
             bucket, client_options=options, retry_config=_RETRY, skip_signature=not any(map(env.get, _AZURE))
         )
-    except (exceptions.BaseError, ValueError, OSError):
+    except (exceptions.BaseError, ValueError, OSError) as error:
+        if "ca certificates" in f"{error}".lower():
+            raise SourceUnavailable(
+                "There is no certificate authority to trust: SSL_CERT_FILE must name a file that has some."
+            ) from None
         raise PermissionDenied(
-            f"The credentials for {scheme}:// in the environment cannot be used: check the keys of the Secret,"
-            " each in the form that its cloud issued it."
+            f"The credentials for {scheme}:// in the environment cannot be used: check the keys of the"
+            " Secret, each in the form that its cloud issued it."
         ) from None
 
 
@@ -256,7 +260,7 @@ class _Told:
 
 
 _REFUSALS = (
-    "invalidaccesskeyid",
+    "access key id",
     "401 unauthorized",
     "403 forbidden",
     "expiredtoken",

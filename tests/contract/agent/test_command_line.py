@@ -1,6 +1,7 @@
 """What the operator renders for the agent parses with the agent's own command line and means the same."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from capstan_agent import __main__ as agent
@@ -92,3 +93,24 @@ def test_the_fetcher_puts_the_model_where_the_server_looks():
     fetched = {mount["mountPath"]: mount["name"] for mount in fetcher["volumeMounts"]}
     assert mounted[str(request.target)] == fetched[str(request.target)]
     assert str(request.claims / "data") in fetched
+
+
+def test_what_data_is_fetched_with():
+    """The operator's words for spec.data."""
+    words = ["fetch", "--uri", "s3://b/k", "--target", "/data", "--layout", "data", "--digest", DIGEST]
+    request = agent.request(
+        agent.parser().parse_args([*words, "--allow", "s3,gs", "--allow", "https://*.a.b:8443"])
+    )
+    assert (request.layout, request.folder, request.digest) == ("data", Path("/data"), DIGEST)
+    assert [(rule.scheme, rule.host, rule.port) for rule in request.allow.rules] == [
+        ("s3", "*", None),
+        ("gs", "*", None),
+        ("https", "*.a.b", 8443),
+    ]
+
+
+def test_the_allow_list_may_be_in_the_environment(monkeypatch):
+    monkeypatch.setenv("CAPSTAN_AGENT_ALLOW", "pvc,s3://models")
+    words = ["fetch", "--uri", "s3://b/k", "--target", "/t", "--model", "m", "--version", "1"]
+    assert len(agent.request(agent.parser().parse_args(words)).allow.rules) == 2
+    assert agent.request(agent.parser().parse_args([*words, "--allow", "hf"])).allow.rules[0].scheme == "hf"

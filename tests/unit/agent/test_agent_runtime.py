@@ -40,6 +40,7 @@ def image(tmp_path_factory) -> Path:
     (root / "dev").mkdir()
     copied = [built / "capstan-agent", "install", "--termination-log", root / "dev/message", root / "agent"]
     subprocess.run(copied, check=True)
+    assert (built / "fetch/obstore/_obstore.abi3.so").is_file()
     shutil.rmtree(built)  # nothing may depend on where it was built
     (root / "agent").rename(root / "var/run/capstan/agent")
     (scratch / "program.c").write_text(STATIC_PROGRAM)
@@ -116,6 +117,54 @@ def test_it_fetches_there_too(image):
     subprocess.run([*agent, *fetch], check=True, capture_output=True)
     assert (image / "out/m/1/model.onnx").read_bytes() == b"weights"
     assert json.loads((image / "dev/f").read_text())["output"]["digest"].startswith("sha256:")
+
+
+def test_what_only_the_agents_image_needs_is_not_brought_along(image):
+    agent = image / "var/run/capstan/agent"
+    names = {path.name for path in agent.rglob("*")}
+    assert not [name for name in names if "obstore" in name or "_ssl" in name or "libssl" in name]
+    assert not [path for path in agent.rglob("*") if path.is_symlink()]
+    for uri in ("s3://bucket/model.onnx", "https://localhost/model.onnx"):
+        arguments = f"--uri {uri} --target /out --model m --version 1 --termination-log /dev/none"
+        fetch = [*ROOT, image, "/var/run/capstan/agent/capstan-agent", "fetch", *arguments.split()]
+        done = subprocess.run(fetch, capture_output=True, text=True, check=False)
+        assert (done.returncode, "only the agent's image has" in done.stderr) == (1, True), done.stderr
+
+
+def test_the_agents_image_has_what_object_stores_and_tls_need(tmp_path):
+    """In a root with nothing else: a refused connection proves that the library was loaded and asked."""
+    root = tmp_path / "root"
+    install(root / "opt/agent")
+    (root / "dev").mkdir()
+    (root / "tmp").mkdir()
+    new = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-subj",
+        "/CN=one",
+        "-keyout",
+        "/dev/null",
+    ]
+    subprocess.run([*new, "-out", root / "ca.pem"], check=True, capture_output=True)
+    trust = {"SSL_CERT_FILE": "/ca.pem"}
+    for uri, rule, env, said in (
+        ("s3://bucket/m", "s3", {"AWS_ENDPOINT_URL": "https://127.0.0.1:9", **trust}, "refused"),
+        ("s3://bucket/m", "s3", {"SSL_CERT_FILE": "/none"}, "SSL_CERT_FILE"),
+        ("https://127.0.0.1:9/m", "https://127.0.0.1", trust, "refused"),
+    ):
+        arguments = (
+            f"--uri {uri} --allow {rule} --target /tmp/out --model m --version 1 --termination-log /dev/m"
+        )
+        fetch = [*ROOT, root, "/opt/agent/capstan-agent", "fetch", *arguments.split()]
+        done = subprocess.run(fetch, capture_output=True, text=True, env=env, check=False)
+        assert done.returncode == 1
+        message = json.loads((root / "dev/m").read_text())
+        assert message["reason"] == "SourceUnavailable", message
+        assert said in message["message"]
 
 
 def test_every_user_may_run_it_and_nobody_change_it(image):

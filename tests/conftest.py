@@ -1,5 +1,6 @@
 """What tests on a cluster start from: Capstan as a user has it, images and chart, on a real Kubernetes."""
 
+import os
 import re
 from collections.abc import Iterator
 
@@ -26,6 +27,17 @@ settings.register_profile(
     phases=(Phase.generate, Phase.shrink),
 )
 settings.load_profile("fast")
+
+#: They come last: one judges what the operator did in all the others, one replaces what those use.
+LAST = ("test_rights.py", "test_upgrade.py")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if os.environ.get("CONTEXT"):
+        elsewhere = [item for item in items if item.get_closest_marker("local")]
+        config.hook.pytest_deselected(items=elsewhere)
+        items[:] = [item for item in items if item not in elsewhere]
+    items.sort(key=lambda item: LAST.index(item.path.name) + 1 if item.path.name in LAST else 0)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from pathlib import Path
 from capstan_demo.kube import Kube, Manifest
 
 ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "capstan"
 NAMESPACE = "capstan-system"
 RELEASE = "capstan"
 
@@ -21,10 +22,16 @@ def values(images: Mapping[str, str]) -> Manifest:
     return {"image": {name: images[name] for name in ("operator", "serving", "agent")}}
 
 
-def install(kube: Kube, helm: str, images: Mapping[str, str], say: Callable[[str], None]) -> None:
+def install(
+    kube: Kube,
+    helm: str,
+    images: Mapping[str, str],
+    say: Callable[[str], None],
+    chart: Path = CHART,
+) -> None:
     """Install or upgrade the chart and wait until the operator is ready; raise HelmError otherwise."""
     command = [
-        helm, "upgrade", "--install", RELEASE, str(ROOT / "charts" / "capstan"),
+        helm, "upgrade", "--install", RELEASE, str(chart),
         "--kube-context", kube.context,
         "--namespace", NAMESPACE, "--create-namespace",
         "--take-ownership", "--wait", "--timeout", "180s", "--values", "-",

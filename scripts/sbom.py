@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 #: Each image's options of `uv export`, as the Dockerfile has them.
 IMAGES = {
     "operator": ["--no-dev", "--package", "capstan-operator"],
-    "agent": ["--no-dev", "--package", "capstan-agent"],
+    "agent": ["--no-dev", "--package", "capstan-agent", "--extra", "storage"],
     "serving": ["--no-dev", "--package", "capstan-serving", "--extra", "cpu"],
     "serving-gpu": ["--no-dev", "--package", "capstan-serving", "--extra", "gpu"],
     "trainer": ["--no-dev", "--project", "examples/digits"],

@@ -33,7 +33,7 @@ def hashes(component: dict[str, Any]) -> set[str]:
     ("image", "options"),
     [
         ("operator", ["--package", "capstan-operator"]),
-        ("agent", ["--package", "capstan-agent"]),
+        ("agent", ["--package", "capstan-agent", "--extra", "storage"]),
         ("serving", ["--package", "capstan-serving", "--extra", "cpu"]),
         ("serving-gpu", ["--package", "capstan-serving", "--extra", "gpu"]),
         ("trainer", ["--project", "examples/digits"]),
@@ -43,6 +43,8 @@ def test_every_package_that_an_image_installs_is_listed(
     listed: Listed, image: str, options: list[str]
 ) -> None:
     """The Dockerfile installs what `uv export` says, and nothing whose hash that does not have."""
+    exported = f"--no-emit-workspace {' '.join(options)} -o" if "--package" in options else " ".join(options)
+    assert exported in (ROOT / "Dockerfile").read_text()
     export = [os.environ.get("UV", "uv"), "export", "--quiet", "--frozen", "--no-dev", "--no-emit-workspace"]
     done = subprocess.run([*export, *options], cwd=ROOT, capture_output=True, text=True, check=True)
     installed = {

@@ -2,6 +2,8 @@
 
 models -> docs/api.md
 models -> manifests/crds -> the chart's copy of them -> the chart with its default values -> manifests/base
+scripts/dashboards -> manifests/dashboards -> the chart's copy of them
+manifests/alerts -> the chart's copy of them
 """
 
 import re
@@ -10,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import dashboards
 import yaml
 from capstan_cluster.build import Builder, module_of
 from capstan_operator.api.crd import crds
@@ -38,6 +41,25 @@ def write_crds(folder: Path) -> list[Path]:
     return written
 
 
+def write_dashboards(folder: Path) -> list[Path]:
+    """Grafana's dashboards, and the list of them that kustomize makes ConfigMaps of."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    written = []
+    for name, text in dashboards.files().items():
+        (folder / name).write_text(text)
+        written.append(folder / name)
+    maps = [{"name": path.stem, "files": [path.name]} for path in written]
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "generatorOptions": {"labels": {"grafana_dashboard": "1"}, "disableNameSuffixHash": True},
+        "configMapGenerator": maps,
+    }
+    (folder / "kustomization.yaml").write_text(GENERATED + yaml.safe_dump(kustomization, sort_keys=False))
+    return written
+
+
 def copy(files: list[Path], folder: Path) -> None:
     """The same files in another folder, and nothing else there."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -61,6 +83,8 @@ def main(root: Path) -> None:
     copy(files, root / "charts/capstan/charts/capstan-crds/files")
     (root / "docs").mkdir(exist_ok=True)
     (root / "docs/api.md").write_text(reference())
+    copy(write_dashboards(root / "manifests/dashboards"), root / "charts/capstan/dashboards")
+    copy([root / "manifests/alerts/capstan.yaml"], root / "charts/capstan/rules")
     write_base(root / "charts/capstan", root / "manifests/base/operator.yaml")
 
 

@@ -24,14 +24,15 @@ from matplotlib import dates
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 mpl.use("Agg")
 ROOT = Path(__file__).resolve().parents[1]
 BACKGROUND, PANEL, BORDER, TEXT, DIM, GRID = "#111217", "#181b1f", "#25282e", "#d8d9da", "#9a9ca5", "#2a2d33"
 COLOURS = ("#73BF69", "#F2CC0C", "#8AB8FF", "#FF9830", "#F2495C", "#B877D9", "#5794F2", "#FADE2A")
 NAMED = {"green": "#73BF69", "yellow": "#F2CC0C", "red": "#F2495C", "blue": "#8AB8FF"}
-# Grafana's grid is 24 columns wide; a unit of height is 38 pixels, of which 8 are the gap.
-COLUMN, HEIGHT, GAP, TOP, DPI = 50, 36, 8, 64, 100
+# Grafana's grid is 24 columns wide; a unit of height is about 30 pixels.
+COLUMN, HEIGHT, GAP, TOP, DPI = 50, 31, 8, 60, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,6 @@ def draw_number(axes: Axes, panel: dict[str, Any], window: Window) -> None:
         fontsize=21 if len(text) < 9 else 16,
         ha="center",
         va="center",
-        weight="medium",
     )
     axes.axis("off")
 
@@ -142,10 +142,14 @@ def draw_lines(axes: Axes, panel: dict[str, Any], window: Window) -> None:
         )
         handles.append(line)
     axes.set_xlim(window.start / 86400, window.end / 86400)
-    axes.set_ylim(bottom=0)
-    if axes.get_ylim()[1] < 1e-9 or not series:
-        axes.set_ylim(0, 1)
-    axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
+    axes.set_ylim(
+        0,
+        1.08 * max((high for line in axes.lines for high in line.get_ydata() if high == high), default=0)
+        or 1,
+    )
+    axes.xaxis.set_major_formatter(
+        dates.DateFormatter("%H:%M" if window.end - window.start > 900 else "%H:%M:%S")
+    )
     axes.xaxis.set_major_locator(dates.AutoDateLocator(maxticks=7))
     axes.yaxis.set_major_locator(
         mpl.ticker.MaxNLocator(5, integer=unit == "short" and axes.get_ylim()[1] > 2)
@@ -170,7 +174,8 @@ def draw_lines(axes: Axes, panel: dict[str, Any], window: Window) -> None:
 def draw_table(axes: Axes, panel: dict[str, Any], window: Window) -> None:
     """A row for each series."""
     (target,), (transformation,) = panel["targets"], panel["transformations"]
-    columns: dict[str, str] = transformation["options"]["renameByName"]
+    names, order = (transformation["options"][what] for what in ("renameByName", "indexByName"))
+    columns: dict[str, str] = {label: names[label] for label in sorted(names, key=lambda label: order[label])}
     rows = [list(columns.values())]
     rows += [[found["metric"].get(label, "") for label in columns] for found in window.now(target)][:8]
     for line, row in enumerate(rows):
@@ -210,11 +215,10 @@ def picture(dashboard: dict[str, Any], window: Window) -> Figure:
         dashboard["title"],
         color=TEXT,
         fontsize=13,
-        weight="medium",
         va="center",
     )
     chosen = [variable["name"] for variable in dashboard["templating"]["list"][1:]]
-    values = {"namespace": NAMESPACE, "name": NAME}
+    values = {"namespace": "All" if dashboard["uid"] == "capstan-fleet" else NAMESPACE, "name": NAME}
     shown = "   ".join(f"{name}: {values[name]}" for name in chosen)
     figure.text(1 - 2 * GAP / wide, 1 - 24 / high, shown, color=DIM, fontsize=9.5, ha="right", va="center")
     for panel in panels:
@@ -228,7 +232,6 @@ def picture(dashboard: dict[str, Any], window: Window) -> Figure:
                 f"⌄  {panel['title']}",
                 color=TEXT,
                 fontsize=10.5,
-                weight="medium",
                 va="center",
             )
             continue
@@ -246,6 +249,7 @@ def picture(dashboard: dict[str, Any], window: Window) -> Figure:
                 facecolor=PANEL,
                 edgecolor=BORDER,
                 linewidth=0.8,
+                zorder=-1,
             )
         )
         figure.text(
@@ -254,7 +258,6 @@ def picture(dashboard: dict[str, Any], window: Window) -> Figure:
             panel["title"],
             color=TEXT,
             fontsize=9,
-            weight="medium",
             va="center",
         )
         inner = {"stat": (10, 34, 20, 44), "table": (14, 38, 28, 50), "timeseries": (74, 38, 94, 94)}[
@@ -288,7 +291,10 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     for path in sorted((ROOT / "manifests/dashboards").glob("*.json")):
         file = given.folder / path.name.replace("capstan-", "dashboard-").replace(".json", ".png")
-        picture(json.loads(path.read_text()), window).savefig(file, dpi=DPI, pil_kwargs={"optimize": True})
+        drawn = picture(json.loads(path.read_text()), window)
+        drawn.canvas.draw()
+        pixels = Image.frombytes("RGBA", drawn.canvas.get_width_height(), drawn.canvas.buffer_rgba())
+        pixels.convert("RGB").quantize(128).save(file, optimize=True)
         print(f"{file}: {file.stat().st_size / 1000:.0f} kB")
 
 

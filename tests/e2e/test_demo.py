@@ -20,9 +20,7 @@ from dashboards.expressions import asked, expressions
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
 #: Metrics that no part of the demo has a reason to export.
-NOT_IN_THE_DEMO = {
-    "capstan_agent_memory_limit_bytes": "the sample sets no limit",
-}
+NOT_IN_THE_DEMO: dict[str, str] = {}
 
 
 @pytest.fixture(scope="module")

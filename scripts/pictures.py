@@ -161,8 +161,11 @@ def draw_lines(axes: Axes, panel: dict[str, Any], window: Window) -> None:
     for spine in axes.spines.values():
         spine.set_visible(False)
     if handles:
+        # Two rows of them, in columns as wide as the longest name.
+        wide = axes.get_position().width * axes.figure.get_figwidth() * DPI
+        columns = max(1, int((wide + 30) // (max(len(name) for name, _ in series) * 6 + 45)))
         axes.legend(
-            handles=handles[:6], loc="upper left", bbox_to_anchor=(-0.06, -0.12), ncols=2 if max(len(n) for n, _ in series) > 18 else 6,
+            handles=handles[: 2 * columns], loc="upper left", bbox_to_anchor=(-0.06, -0.12), ncols=columns,
             fontsize=7.5, labelcolor=TEXT, frameon=False, handlelength=1.2, columnspacing=1.4, handletextpad=0.5, borderaxespad=0,
         )  # fmt: skip
     else:

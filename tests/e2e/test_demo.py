@@ -49,7 +49,7 @@ class Seen:
 
     def lacks(self, expression: str) -> set[str]:
         """The metrics of an expression of which there is nothing."""
-        names = set(re.findall(r"\b(?:(?:capstan|nv|process)_|capstan:)\w+", expression))
+        names = set(re.findall(r"\b(?:capstan|nv|process)[_:][\w:]+", expression))
         assert names, expression
         for name in names - self._empty.keys():
             self._empty[name] = not self.over_time(f"count({name})")

@@ -97,7 +97,7 @@ BAD = [
     ({"nodeSelector": {"a": 1}}, "nodeSelector"),
     ({"monitoring": {"enabled": "yes"}}, "enabled"),
     ({"monitoring": {"interval": "often"}}, "interval"),
-    ({"dashboards": {"labels": {}}}, "labels"),
+    ({"dashboards": {"labels": {"a": 1}}}, "labels"),
     ({"tolerations": [{"operator": "In"}]}, "tolerations"),
     ({"affinity": {"nodeAfinity": {}}}, "nodeAfinity"),
     ({"fullnameOverride": "Capstan"}, "fullnameOverride"),

@@ -10,10 +10,10 @@ RUN := scripts/run
 SYNC := . scripts/environment.sh; uv sync --quiet --frozen
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit check format generate cluster images sbom audit down clean sync
+.PHONY: help demo test unit check format generate cluster bench-operator images sbom audit down clean sync
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## train, export, serve and query a model on a real Kubernetes (CONTEXT=... for one of yours)
 	@scripts/bootstrap $(if $(CONTEXT),client,demo)
@@ -40,6 +40,11 @@ cluster: ## build what is missing and boot the local Kubernetes
 	@scripts/bootstrap all
 	@$(SYNC) --inexact --package capstan-demo
 	@$(RUN) capstan-cluster up
+
+bench-operator: ## what the operator costs, at rest and until a resource runs, on the cluster: docs/benchmarks.md
+	@scripts/bootstrap all
+	@$(SYNC) --inexact --package capstan-demo --package capstan-operator
+	@$(RUN) python tests/bench/operator_cost.py
 
 images: ## build the images; REGISTRY=... [TAG=...] pushes them there; GPU=1 the variants for NVIDIA GPUs
 	@scripts/bootstrap images

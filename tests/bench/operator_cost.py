@@ -4,7 +4,7 @@
 is the installed one, measured by its own metrics.
 
 At rest: of every ten resources five are TrainingJobs that have succeeded, four TrainingJobs that run, and one
-an InferenceService whose pod is held back by a scheduling gate. All children are there (Service,
+an InferenceService whose pod names a scheduler that nobody runs. All children are there (Service,
 NetworkPolicy, Job or Deployment, a pod each), so the operator holds and watches what it would hold of real
 ones. No container runs: the Jobs name another controller (spec.managedBy), and their status and that of their
 pods are written by this program, as the Job controller and the kubelet would have left them. It is all there
@@ -39,7 +39,8 @@ from capstan_operator.shell.keys import Resource
 from capstan_operator.shell.metrics import Metrics
 
 NAMESPACE = "bench-operator"
-GATE = {"spec": {"schedulingGates": [{"name": "capstan.dev/bench"}]}}
+#: Nobody places these pods. (A scheduling gate would do, but the scheduler looks at gated pods, and writes.)
+UNPLACED = {"spec": {"schedulerName": "capstan-bench"}}
 OPERATOR = "deployment/capstan-operator"
 RESOURCES = {k.kind: Resource(k.api_version, k.kind, k.plural) for k in KINDS} | {
     c.kind: Resource(c.api_version, c.kind, c.plural) for k in KINDS for c in k.children
@@ -120,7 +121,7 @@ def training_job(number: int, images: dict[str, str], **spec: object) -> Manifes
         "apiVersion": "capstan.dev/v1alpha1",
         "kind": "TrainingJob",
         "metadata": {"name": f"job-{number}", "namespace": NAMESPACE},
-        "spec": {**base, "replicas": 1, "template": GATE, **spec},
+        "spec": {**base, "replicas": 1, "template": UNPLACED, **spec},
     }
 
 
@@ -129,7 +130,7 @@ def inference_service(number: int, template: Manifest | None = None) -> Manifest
         "apiVersion": "capstan.dev/v1alpha1",
         "kind": "InferenceService",
         "metadata": {"name": f"service-{number}", "namespace": NAMESPACE},
-        "spec": {"model": {"uri": "pvc://models/m.onnx"}, "template": template or GATE},
+        "spec": {"model": {"uri": "pvc://models/m.onnx"}, "template": template or UNPLACED},
     }
 
 

@@ -20,6 +20,9 @@ from capstan_operator.shell.keys import Key
 
 #: The first delay after a failure, in seconds; doubled with each further one.
 BACKOFF_FIRST = 0.25
+#: Changes of children within so many seconds of a pass are looked at together, as the Job controller does
+#: with pods (its syncJobBatchPeriod): a gang that starts is many events, few of them worth a status.
+BATCH = 1.0
 #: No failure delays a key for longer than this, in seconds.
 BACKOFF_LIMIT = 120.0
 
@@ -32,6 +35,7 @@ class Schedule:
         self._queued: set[Key] = set()
         self._working: set[Key] = set()
         self._again: set[Key] = set()
+        self._taken: dict[Key, float] = {}
         self._due: dict[Key, tuple[float, int]] = {}
         self._heap: list[tuple[float, int, Key]] = []
         self._serial = itertools.count()
@@ -47,6 +51,14 @@ class Schedule:
         elif key not in self._queued:
             self._queued.add(key)
             self._ready.append(key)
+
+    def add_batched(self, key: Key, now: float) -> None:
+        """Ask for a pass: now, or once `BATCH` seconds have passed since the last one began."""
+        due = self._taken.get(key, now - BATCH) + BATCH
+        if due > now:
+            self.add_at(key, due)
+        else:
+            self.add(key)
 
     def add_at(self, key: Key, when: float) -> None:
         """Ask for a pass at `when`; of several times asked for, the earliest holds."""
@@ -75,6 +87,7 @@ class Schedule:
         self._queued.discard(key)
         self._working.add(key)
         self._due.pop(key, None)
+        self._remember(key, now)
         return key
 
     def done(self, key: Key) -> None:
@@ -83,6 +96,13 @@ class Schedule:
         if key in self._again:
             self._again.discard(key)
             self.add(key)
+
+    def _remember(self, key: Key, now: float) -> None:
+        """Note when a pass began, for as long as that matters: the oldest come first."""
+        self._taken.pop(key, None)
+        self._taken[key] = now
+        while self._taken[oldest := next(iter(self._taken))] + BATCH <= now:
+            del self._taken[oldest]
 
     def _drop_superseded(self) -> None:
         while self._heap and self._due.get(self._heap[0][2]) != self._heap[0][:2]:
@@ -126,6 +146,12 @@ class WorkQueue:
         """Ask for a pass over this key now."""
         self._on_add()
         self._schedule.add(key)
+        self._wake()
+
+    def add_batched(self, key: Key) -> None:
+        """Ask for a pass over this key soon: a child has changed, and more of them may."""
+        self._on_add()
+        self._schedule.add_batched(key, self._clock())
         self._wake()
 
     def add_after(self, key: Key, delay: float) -> None:

@@ -66,7 +66,7 @@ class Operator:
         self._references = References()
         self._resources = Store(changed=self._resource_changed)
         own = {kind.kind: Resource(kind.api_version, kind.kind, kind.plural) for kind in kinds}
-        self._children = Store(owner=owner_among(own), changed=queue.add)
+        self._children = Store(owner=owner_among(own), changed=queue.add_batched)
         child = {c.kind: Resource(c.api_version, c.kind, c.plural) for kind in kinds for c in kind.children}
         self._recorder = Recorder(api, metrics, _now)
         self._reflectors = [

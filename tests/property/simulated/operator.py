@@ -147,7 +147,7 @@ class Operator:
         self._queue = WorkQueue(clock=self._seconds, dice=lambda: 0.5)
         self._references = References()
         self._resources = Store(changed=self._resource_changed)
-        self._children = Store(owner=owner_among(OWN), changed=self._queue.add)
+        self._children = Store(owner=owner_among(OWN), changed=self._queue.add_batched)
         self._reconciler = Reconciler(
             kinds={kind.kind: replace(kind, plan=_checked(kind)) for kind in KINDS},
             settings=SETTINGS,

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from capstan_operator.shell.keys import Key
-from capstan_operator.shell.queue import BACKOFF_FIRST, BACKOFF_LIMIT, Schedule, WorkQueue, backoff
+from capstan_operator.shell.queue import BACKOFF_FIRST, BACKOFF_LIMIT, BATCH, Schedule, WorkQueue, backoff
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,6 +31,29 @@ def test_a_key_in_work_is_handed_out_again_only_when_done_and_then_once() -> Non
     assert schedule.take(0) == A
     schedule.done(A)
     assert schedule.take(0) is None
+
+
+def test_what_changes_soon_after_a_pass_is_looked_at_together() -> None:
+    schedule = Schedule()
+    schedule.add_batched(A, 0)
+    assert schedule.take(0) == A, "the first change is looked at at once"
+    schedule.add_batched(A, 0.1)
+    schedule.done(A)
+    schedule.add_batched(A, 0.5)
+    assert schedule.take(0.9) is None
+    assert schedule.take(BATCH) == A
+    schedule.done(A)
+    assert schedule.take(9) is None
+    schedule.add_batched(A, 10)
+    assert schedule.take(10) == A
+
+
+def test_passes_of_long_ago_are_not_remembered() -> None:
+    schedule = Schedule()
+    for number in range(50):
+        schedule.add(Key("Widget", "ns", str(number)))
+        assert schedule.take(number)
+    assert len(schedule._taken) < 3
 
 
 def test_the_earliest_of_several_delays_holds() -> None:

@@ -12,15 +12,17 @@ pytestmark = pytest.mark.cluster
 WRITES = ("apply", "delete", "update_status", "create", "patch")
 
 
-def whole(kube: Kube, namespace: str, version: str, size: int = 3, attempt: int | None = None) -> Any:
+def whole(
+    kube: Kube, namespace: str, version: str, size: int = 3, attempt: int | None = None, name: str = "w"
+) -> Any:
     """Wait until a Widget's children are there and its status says so; return it."""
 
     def met(widget: Any) -> bool:
         status = widget.get("status") or {}
-        names = [f"w-{status.get('attempt')}", *(f"w-c{n}" for n in range(size))]
+        names = [f"{name}-{status.get('attempt')}", *(f"{name}-c{n}" for n in range(size))]
         return status.get("version") == version and status.get("children") == sorted(names)
 
-    found = kube.wait("widget.shell.test.capstan.dev", "w", namespace, met, seconds=90)
+    found = kube.wait("widget.shell.test.capstan.dev", name, namespace, met, seconds=90)
     assert attempt is None or found["status"]["attempt"] == attempt
     return found
 

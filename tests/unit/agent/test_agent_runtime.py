@@ -3,9 +3,13 @@
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -131,30 +135,57 @@ def test_what_only_the_agents_image_needs_is_not_brought_along(image):
         assert (done.returncode, "only the agent's image has" in done.stderr) == (1, True), done.stderr
 
 
-def test_the_agents_image_has_what_object_stores_and_tls_need(tmp_path):
-    """In a root with nothing else: a refused connection proves that the library was loaded and asked."""
+class Nothing(BaseHTTPRequestHandler):
+    """A server that has nothing."""
+
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        """Be silent."""
+
+
+@pytest.fixture
+def https(tmp_path) -> Iterator[tuple[int, Path]]:
+    """The port of such a server on this machine, with TLS, and the certificate that it shows."""
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=one", "-keyout", key]
+    extensions = ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
+    subprocess.run([*make, *extensions, "-out", certificate], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Nothing) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port, certificate
+        server.shutdown()
+        thread.join()
+
+
+def test_the_agents_image_has_what_object_stores_and_tls_need(tmp_path, https):
+    """In a root with nothing else: that a server has nothing is known only after speaking TLS with it."""
+    port, certificate = https
     root = tmp_path / "root"
     install(root / "opt/agent")
     (root / "dev").mkdir()
     (root / "tmp").mkdir()
-    new = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-subj",
-        "/CN=one",
-        "-keyout",
-        "/dev/null",
-    ]
-    subprocess.run([*new, "-out", root / "ca.pem"], check=True, capture_output=True)
-    trust = {"SSL_CERT_FILE": "/ca.pem"}
-    for uri, rule, env, said in (
-        ("s3://bucket/m", "s3", {"AWS_ENDPOINT_URL": "https://127.0.0.1:9", **trust}, "refused"),
-        ("s3://bucket/m", "s3", {"SSL_CERT_FILE": "/none"}, "SSL_CERT_FILE"),
-        ("https://127.0.0.1:9/m", "https://127.0.0.1", trust, "refused"),
+    shutil.copy(certificate, root / "ca.pem")
+    secret = {"AWS_ACCESS_KEY_ID": "one", "AWS_SECRET_ACCESS_KEY": "two", "AWS_REGION": "us-east-1"}
+    store = {"AWS_ENDPOINT_URL": f"https://127.0.0.1:{port}", **secret}
+    for uri, rule, env, reason, said in (
+        ("s3://bucket/m", "s3", {**store, "SSL_CERT_FILE": "/ca.pem"}, "ModelNotFound", "bucket"),
+        ("s3://bucket/m", "s3", {**store, "SSL_CERT_FILE": "/none"}, "SourceUnavailable", "SSL_CERT_FILE"),
+        (
+            f"https://127.0.0.1:{port}/m",
+            "https://127.0.0.1",
+            {"SSL_CERT_FILE": "/ca.pem"},
+            "ModelNotFound",
+            "404",
+        ),
     ):
         arguments = (
             f"--uri {uri} --allow {rule} --target /tmp/out --model m --version 1 --termination-log /dev/m"
@@ -163,7 +194,7 @@ def test_the_agents_image_has_what_object_stores_and_tls_need(tmp_path):
         done = subprocess.run(fetch, capture_output=True, text=True, env=env, check=False)
         assert done.returncode == 1
         message = json.loads((root / "dev/m").read_text())
-        assert message["reason"] == "SourceUnavailable", message
+        assert message["reason"] == reason, message
         assert said in message["message"]
 
 

@@ -1,27 +1,32 @@
 """What the operator renders for the agent parses with the agent's own command line and means the same."""
 
+from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from capstan_agent import __main__ as agent
+from capstan_agent.allow import Allow
+from capstan_agent.errors import SourceNotAllowed
 from capstan_agent.install import ENTRY
 from capstan_agent.launched import command_line
 from capstan_operator.core.kinds import KINDS
 from capstan_operator.core.model import Observed, Settings
+from capstan_operator.shell import options as operator
 
 SETTINGS = Settings(agent_image="agent:1", serving_image="serving:1")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DIGEST = "sha256:" + "0" * 64
 
 
-def pod_spec(kind, spec):
+def pod_spec(kind, spec, settings=SETTINGS):
     """The pod template of the child that a fresh resource gets, once the operator has made up its mind."""
     (planner,) = [found for found in KINDS if found.kind == kind]
     metadata = {"name": "one", "namespace": "ns", "uid": "u", "generation": 1}
     resource = {"apiVersion": planner.api_version, "kind": kind, "metadata": metadata, "spec": spec}
     for _ in range(3):
-        plan = planner.plan(resource, Observed(), NOW, SETTINGS)
+        plan = planner.plan(resource, Observed(), NOW, settings)
         resource["status"] = plan.status
         for child in plan.apply:
             if child["kind"] in {"Job", "Deployment"}:
@@ -114,3 +119,36 @@ def test_the_allow_list_may_be_in_the_environment(monkeypatch):
     words = ["fetch", "--uri", "s3://b/k", "--target", "/t", "--model", "m", "--version", "1"]
     assert len(agent.request(agent.parser().parse_args(words)).allow.rules) == 2
     assert agent.request(agent.parser().parse_args([*words, "--allow", "hf"])).allow.rules[0].scheme == "hf"
+
+
+ALLOW = ("pvc", "s3://acme-*", "gs", "az", "hf://acme", "https://*.example.com:8443")
+
+
+def test_the_fetcher_is_told_what_it_may_fetch():
+    limited = replace(SETTINGS, fetch_allow=ALLOW)
+    model = {"uri": "s3://acme-models/model.onnx"}
+    for settings, admitted in ((SETTINGS, True), (limited, False)):
+        (fetcher,) = pod_spec("InferenceService", {"model": model}, settings)["initContainers"]
+        allow = agent.request(parsed(fetcher["command"])).allow
+        allow.check("s3", "acme-models")
+        with nullcontext() if admitted else pytest.raises(SourceNotAllowed):
+            allow.check("s3", "others")
+
+
+@pytest.mark.parametrize("source", ALLOW)
+def test_what_the_operator_takes_for_a_source_the_agent_takes_too(source):
+    flags = ["run", "--fetch-allow", source]
+    assert operator.options(operator.parser({}).parse_args(flags)).fetch_allow == (source,)
+    assert Allow.parsed([source]) != Allow()
+
+
+def test_data_is_fetched_into_the_volume_that_the_program_reads():
+    item = {"name": "set", "uri": "https://example.com/train.csv", "mountPath": "/data", "digest": DIGEST}
+    pod = training(data=[item])
+    (fetcher,) = [container for container in pod["initContainers"] if "fetch" in container["command"]]
+    request = agent.request(parsed(fetcher["command"]))
+    assert (request.uri, request.digest, request.layout) == (item["uri"], DIGEST, "data")
+    (written,) = fetcher["volumeMounts"]
+    assert written["mountPath"] == str(request.target)
+    mounted = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+    assert mounted["/data"] == written["name"]

@@ -1,9 +1,16 @@
 """Models and data from where they are kept, and what is said when they cannot be had."""
 
-import pytest
-from capstan_demo.kube import Kube, Manifest, condition
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
 
-from tests.e2e.test_serving import because, service, write
+import pytest
+from capstan_cluster.build import Builder, module_of
+from capstan_cluster.config import Config
+from capstan_demo.kube import Kube, Manifest, condition, until
+
+from tests.e2e.test_serving import adder, answer, because, digest, ready, service, write
 from tests.e2e.test_training import finished, phase, training_job
 
 pytestmark = pytest.mark.cluster
@@ -49,3 +56,90 @@ def test_a_secret_that_is_not_there_is_named(installed, kube: Kube, namespace: s
         message = condition(resource, "Ready")["message"]
         assert 'secret "nowhere" not found' in message
         assert "credentials.secretRef" in message
+
+
+USER, PASSWORD = "reader", "s3cr3t-s3cr3t"
+CREDENTIALS = {"secretRef": {"name": "bucket"}}
+MODEL, NAMES = adder(1), b"zero"
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real S3 gateway on this machine, where pods reach it, with a bucket of a model and of data."""
+    host = str(Config.load().address)
+    with socket.create_server((host, 0)) as free:
+        port = free.getsockname()[1]
+    builder = Builder()
+    builder.build((module_of("versitygw"),), print)
+    root, sidecar, files = (tmp_path_factory.mktemp(name) for name in ("s3", "s3-meta", "files"))
+    options = ["--port", f"{host}:{port}", "--access", USER, "--secret", PASSWORD, "--quiet"]
+    gateway = subprocess.Popen(
+        [builder.path("versitygw"), *options, "posix", "--sidecar", sidecar, root], stdout=subprocess.DEVNULL
+    )
+
+    def listening() -> bool:
+        with suppress(OSError), socket.create_connection((host, port), 1):
+            return True
+        return gateway.poll() is not None
+
+    def put(path: str, *upload: object) -> None:
+        signed = ["--aws-sigv4", "aws:amz:us-east-1:s3", "--user", f"{USER}:{PASSWORD}"]
+        curl = ["curl", "--silent", "--show-error", "--fail-with-body", "--request", "PUT", *signed, *upload]
+        subprocess.run([*curl, f"http://{host}:{port}/{path}"], check=True)
+
+    try:
+        until(listening, seconds=60)
+        put("models")
+        for name, content in (("one.onnx", MODEL), ("labels/names.txt", NAMES)):
+            (files / "content").write_bytes(content)
+            put(f"models/{name}", "--upload-file", files / "content")
+        yield f"http://{host}:{port}"
+    finally:
+        gateway.terminate()
+        gateway.wait(30)
+
+
+def secret(endpoint: str, password: str) -> Manifest:
+    keys = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": USER,
+        "AWS_SECRET_ACCESS_KEY": password,
+    }
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bucket"}, "stringData": keys}
+
+
+def test_a_model_in_a_bucket_is_served_once_its_credentials_are_right(
+    installed, kube: Kube, namespace: str, s3: str
+) -> None:
+    kube.apply(
+        secret(s3, "wrong"),
+        service("s3://models/one.onnx", credentials=CREDENTIALS, digest=digest(MODEL)),
+        namespace=namespace,
+    )
+    resource = kube.wait("inferenceservice", "adder", namespace, because("Ready", "PermissionDenied"))
+    assert condition(resource, "ModelAvailable")["reason"] == "PermissionDenied"
+    assert PASSWORD not in str(resource)
+    kube.apply(secret(s3, PASSWORD), namespace=namespace)
+    kube.wait("inferenceservice", "adder", namespace, ready, seconds=240)
+    assert answer(kube, namespace) == (2, 2)
+
+
+def test_data_in_a_bucket_is_there_before_the_program_starts(
+    installed, kube: Kube, namespace: str, s3: str
+) -> None:
+    items = [data("s3://models/labels", credentials=CREDENTIALS)]
+    command = ["python3", "-c", READ_BUT_NOT_WRITE + "assert 'AWS_REGION' not in os.environ"]
+    kube.apply(secret(s3, PASSWORD), training_job(installed, command, data=items), namespace=namespace)
+    job = kube.wait("trainingjob", "job", namespace, finished)
+    assert phase(job) == "Succeeded", job["status"]
+
+
+def test_other_data_than_was_named_fails_the_job(installed, kube: Kube, namespace: str, s3: str) -> None:
+    other = data("s3://models/labels/names.txt", credentials=CREDENTIALS, digest=digest(b"one"))
+    job = training_job(installed, ["true"], data=[other])
+    kube.apply(secret(s3, PASSWORD), job, namespace=namespace)
+    failed = kube.wait("trainingjob", "job", namespace, finished)
+    failure = failed["status"]["failure"]
+    assert (failure["class"], failure["reason"]) == ("user", "DigestMismatch"), failure
+    assert failure["container"] == "fetch-labels"

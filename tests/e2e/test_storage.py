@@ -84,6 +84,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     def put(path: str, *upload: object) -> None:
         signed = ["--aws-sigv4", "aws:amz:us-east-1:s3", "--user", f"{USER}:{PASSWORD}"]
+        signed += ["--header", "x-amz-content-sha256: UNSIGNED-PAYLOAD"]  # curl 7 does not send it by itself
         curl = ["curl", "--silent", "--show-error", "--fail-with-body", "--request", "PUT", *signed, *upload]
         subprocess.run([*curl, f"http://{host}:{port}/{path}"], check=True)
 

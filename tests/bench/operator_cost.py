@@ -41,7 +41,7 @@ from capstan_operator.shell.keys import Resource
 from capstan_operator.shell.metrics import Metrics
 
 NAMESPACE = "bench-operator"
-#: Nobody places these pods. (A scheduling gate would do, but the scheduler looks at gated pods, and writes.)
+#: Nobody places these pods.
 UNPLACED = {"spec": {"schedulerName": "capstan-bench"}}
 OPERATOR = "deployment/capstan-operator"
 RESOURCES = {k.kind: Resource(k.api_version, k.kind, k.plural) for k in KINDS} | {
@@ -112,8 +112,8 @@ class Bench:
             job = await create(api, {**child, "spec": {**child["spec"], "managedBy": "capstan.dev/bench"}})
             pod = await create(api, pod_of(job))
             done = number % 2 == 0
-            await api.put_status(RESOURCES["Job"], job, job_status(done))
-            await api.put_status(RESOURCES["Pod"], pod, pod_status(done))
+            await told(api, job, job_status(done))
+            await told(api, pod, pod_status(done))
 
 
 def training_job(number: int, images: dict[str, str], **spec: object) -> Manifest:
@@ -196,6 +196,13 @@ def pod_status(done: bool) -> Manifest:
 
 async def create(api: KubernetesApi, manifest: Manifest) -> Manifest:
     return await api.create(RESOURCES[manifest["kind"]], manifest)
+
+
+async def told(api: KubernetesApi, obj: Manifest, status: Manifest) -> None:
+    """Write a status with all of its object: what is left out of a PUT, labels and owners too, is lost."""
+    resource, metadata = RESOURCES[obj["kind"]], obj["metadata"]
+    path = resource.path(metadata["namespace"], metadata["name"], "status")
+    await api._json("update_status", "PUT", path, {}, {**obj, "status": status})
 
 
 async def side_by_side(work: Iterable[Awaitable[None]], at_once: int = 24) -> None:

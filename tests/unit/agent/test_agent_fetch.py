@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from capstan_agent import __main__ as cli
 from capstan_agent import errors
+from capstan_agent.allow import Allow
 from capstan_agent.fetch import Request, fetch
 from capstan_agent.progress import Progress
 from capstan_agent.sources import SOURCES
@@ -37,6 +38,17 @@ def request_for(tmp_path: Path) -> Callable[[str], Request]:
 
 def quiet(_line: str) -> None:
     """Nobody listens."""
+
+
+@pytest.mark.parametrize("path", ["digits/model.onnx", "digits"], ids=["file", "folder"])
+def test_the_machines_own_files_where_the_list_has_them(claim, request_for, path):
+    request = replace(request_for(f"file://{claim}/{path}"), allow=Allow.parsed(["file"]))
+    folder, output = fetch(request, quiet)
+    assert (folder / "model.onnx").read_bytes() == WEIGHTS
+    assert output.bytes == len(WEIGHTS)
+    assert output.digest == (DIGEST if path.endswith(".onnx") else None)
+    with pytest.raises(errors.SourceNotAllowed):
+        fetch(replace(request, allow=Allow()), quiet)
 
 
 def version(tmp_path: Path) -> Path:

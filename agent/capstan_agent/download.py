@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import BinaryIO, TypeVar
 
@@ -18,15 +18,18 @@ from capstan_agent.errors import SourceUnavailable
 from capstan_agent.progress import Progress
 from capstan_agent.sources.listing import File, Interrupted, Piece
 
-CHUNK = 4 << 20
-READERS = 8
-"""Chunks that are in memory at once, and connections at most."""
+CHUNK = 8 << 20
+READERS = 4
+"""Connections at most, and chunks that are in memory at once, but for the one that is written.
+
+More of them, and of smaller chunks, ask for no more at once and contend for the interpreter's lock."""
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds between attempts that bring nothing; any byte that arrives starts the list anew."""
 _LONGEST_PAUSE = 60.0
 
 T = TypeVar("T")
-_Result = list[Piece] | BaseException
+_Result = tuple[bytearray, int] | BaseException
+"""A buffer and how much of it is filled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,7 @@ def _pieces(item: Wanted, readers: "_Readers") -> Iterator[Piece]:
     if not spans:
         yield from patiently(item.file, item.have, item.file.size, Event())
     for _ in spans:
-        yield from readers.next()
+        yield readers.next()
 
 
 def _write(target: BinaryIO, piece: Piece) -> None:
@@ -148,6 +151,9 @@ class _Readers:
 
     def __init__(self, spans: Sequence[tuple[File, int, int]]) -> None:
         self._waiting = deque(spans)
+        self._free: SimpleQueue[bytearray] = SimpleQueue()
+        """Buffers to use again: memory that is new costs as much as to decrypt what goes into it."""
+        self._taken: bytearray | None = None
         self._ahead: deque[SimpleQueue[_Result]] = deque()
         self._tasks: SimpleQueue[tuple[tuple[File, int, int], SimpleQueue[_Result]] | None] = SimpleQueue()
         self._stopped = Event()
@@ -156,13 +162,17 @@ class _Readers:
             Thread(target=self._work, name=f"reader-{number}", daemon=True).start()
             self._ask()
 
-    def next(self) -> list[Piece]:
-        """The bytes of the next span."""
+    def next(self) -> memoryview:
+        """The bytes of the next span, good until the one after it is asked for."""
+        if self._taken is not None:
+            self._free.put(self._taken)
+            self._taken = None
         result = self._ahead.popleft().get()
         if isinstance(result, BaseException):
             raise result
+        self._taken, filled = result
         self._ask()
-        return result
+        return memoryview(self._taken)[:filled]
 
     def stop(self) -> None:
         """No more spans."""
@@ -183,12 +193,17 @@ class _Readers:
                 slot.put(self._read(*span))
 
     def _read(self, file: File, start: int, stop: int) -> _Result:
-        pieces: list[Piece] = []
+        try:
+            whole = self._free.get_nowait()
+        except Empty:
+            whole = bytearray(CHUNK)
+        buffer, filled = memoryview(whole), 0
         try:
             for piece in patiently(file, start, stop, self._stopped):
                 if self._stopped.is_set():
                     break
-                pieces.append(piece)
+                buffer[filled : filled + len(piece)] = piece
+                filled += len(piece)
         except BaseException as error:  # noqa: BLE001  (raised where the span is taken)
             return error
-        return pieces
+        return whole, filled

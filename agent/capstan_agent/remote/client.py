@@ -20,13 +20,14 @@ import encodings.idna  # noqa: F401  isort: skip  (named here so that `install` 
 
 from capstan_agent.allow import Allow
 from capstan_agent.errors import InvalidURI, SourceUnavailable
+from capstan_agent.remote.secured import Secured
 from capstan_agent.sources import shown
 from capstan_agent.sources.listing import Interrupted
 
 _PATIENCE = 30.0
 """Seconds that a server may be silent."""
 _REDIRECTS = 5
-_PIECE = 1 << 20
+_PIECE = 256 << 10
 _HOST = re.compile(r"[A-Za-z0-9_.:-]{1,253}")
 _PORTS = {"https": 443, "http": 80}
 
@@ -95,19 +96,15 @@ class Response:
         return data
 
     def pieces(self, size: int) -> Iterator[memoryview]:
-        """The next `size` bytes, fewer when the other side ends early."""
+        """The next `size` bytes, fewer when the other side ends early. Each piece is good until the next."""
+        buffer = memoryview(bytearray(min(size, _PIECE)))
         while size > 0:
-            buffer = memoryview(bytearray(min(size, _PIECE)))
-            filled = 0
-            while filled < len(buffer):
-                with _broken(self.url):
-                    count = self._answer.readinto(buffer[filled:])
-                if not count:
-                    yield buffer[:filled]
-                    return
-                filled += count
-            size -= filled
-            yield buffer
+            with _broken(self.url):
+                count = self._answer.readinto(buffer[:size])
+            if not count:
+                return
+            size -= count
+            yield buffer[:count]
 
 
 class _broken:  # noqa: N801
@@ -227,10 +224,12 @@ class Client:
         connection = http.client.HTTPConnection(origin.host, origin.port, timeout=_PATIENCE)
         with _broken(str(origin)):
             plain = self._connect(origin)
-            if origin.scheme == "https":
-                connection.sock = self._tls.wrap_socket(plain, server_hostname=origin.host)
-            else:
-                connection.sock = plain
+            try:
+                secured = origin.scheme == "https"
+                connection.sock = Secured(self._tls, plain, origin.host) if secured else plain
+            except BaseException:
+                plain.close()
+                raise
         connection.auto_open = 0
         return connection
 

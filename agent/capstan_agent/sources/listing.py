@@ -30,7 +30,8 @@ class File:
     name: str
     """The file as it may be shown: without the secrets that an address can carry."""
     read: Callable[[int, int], Iterator[Piece]]
-    """The bytes from one offset to another. Raises FetchError, or Interrupted when it may be tried again."""
+    """The bytes from one offset to another, each piece good until the next is asked for. Raises FetchError,
+    or Interrupted when it may be tried again."""
     tag: str | None = None
     """What these very bytes are known by; without one, a read that broke begins anew."""
     ranges: bool = False

@@ -2,10 +2,12 @@
 
 import io
 import random
+import socket
 import tarfile
 import threading
 import tracemalloc
 import zipfile
+from contextlib import suppress
 
 import pytest
 from capstan_agent import download, errors
@@ -262,6 +264,44 @@ def test_a_certificate_that_nobody_vouches_for(web, get, monkeypatch, tmp_path):
     assert "SSL_CERT_FILE" in refused(get, errors.SourceUnavailable, f"{web.url}/a.onnx")
 
 
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_server_that_keeps_no_connection(web, get, tmp_path, ranges):
+    web.sites["/a.onnx"] = Site(DATA, ranges=ranges, headers={"Connection": "close"})
+    get(f"{web.url}/a.onnx", digest=digest_of(DATA))
+    assert (version(tmp_path) / "model.onnx").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_a_server_that_speaks_no_tls(get, answer):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def plain():
+            with suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.recv(1 << 16)
+                        connection.sendall(answer)
+
+        thread = threading.Thread(target=plain)
+        thread.start()
+        uri = f"https://localhost:{server.getsockname()[1]}/a.onnx"
+        try:
+            assert "TLS with https://localhost" in refused(get, errors.SourceUnavailable, uri)
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join(20)
+
+
+def test_a_certificate_of_another_host(web, get, monkeypatch):
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *a, **o: real("127.0.0.1", *a, **o))
+    uri = f"https://models.example:{web.port}/a.onnx"
+    sentence = refused(get, errors.SourceUnavailable, uri, "https://models.example")
+    assert "is not trusted" in sentence
+    assert web.seen == []
+
+
 def test_a_host_that_is_not_there(get):
     sentence = refused(get, errors.SourceUnavailable, "https://no-such-host.invalid/a.onnx", "https")
     assert "no address" in sentence
@@ -275,15 +315,15 @@ def test_names_that_are_none(web, get, path):
 
 
 def test_memory_stays_bounded(web, get, monkeypatch):
-    monkeypatch.setattr(download, "CHUNK", 256 << 10)
-    web.sites["/a.onnx"] = Site(bytes(24 << 20))
+    monkeypatch.setattr(download, "CHUNK", 1 << 20)
+    web.sites["/a.onnx"] = Site(bytes(48 << 20))
     tracemalloc.start()
     try:
         get(f"{web.url}/a.onnx")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 3 * (download.READERS + 1) * (256 << 10), "the server's slices are counted too"
+    assert peak < 3 * (download.READERS + 1) * (1 << 20), "the server's slices are counted too"
 
 
 def packed(kind, names):

@@ -1,4 +1,4 @@
-"""The fleet's metrics: what the statuses of all resources say, read at each scrape and kept nowhere.
+"""The fleet's metrics: what the statuses of all resources say, told at each scrape.
 
 Series with a name exist as long as their resource does, a fixed few for each. They are written as text here:
 for thousands of resources prometheus_client's objects would hold up the event loop for a second.
@@ -27,36 +27,57 @@ class Family(NamedTuple):
     kind: str = "gauge"
 
 
-def exposition(jobs: list[Manifest], services: list[Manifest]) -> str:
-    """Everything, in Prometheus' text format."""
-    kinds = {training_job.KIND: jobs, inference_service.KIND: services}
-    lines = list(_head("capstan_operator_resources", "Resources by kind, namespace and phase.", "gauge"))
-    for kind, objects in kinds.items():
-        counts = Counter((get.text(obj, "metadata", "namespace"), _phase(obj)) for obj in objects)
-        for (namespace, phase), count in sorted(counts.items()):
-            labels = f'kind="{kind}",namespace="{namespace}",phase="{_escaped(phase)}"'
-            lines.append(f"capstan_operator_resources{{{labels}}} {count}")
-    for prefix, objects, families in (
-        ("capstan_trainingjob_", jobs, (*COMMON, *JOBS)),
-        ("capstan_inferenceservice_", services, (*COMMON, *SERVICES)),
-    ):
-        named = [
-            (f'namespace="{get.text(obj, "metadata", "namespace")}",name="{get.name(obj)}"', obj)
-            for obj in objects
-        ]
-        for family in families:
-            lines += _head(prefix + family.name, family.text, family.kind)
-            lines += [
-                f"{prefix}{family.name}{{{name}{more}}} {value}"
-                for name, obj in named
-                for more, value in family.series(obj)
+class Fleet:
+    """The fleet's text. A resource is read again when it has changed, and not at each scrape."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, tuple[str, list[str]]] = {}
+
+    def exposition(self, jobs: list[Manifest], services: list[Manifest]) -> str:
+        """Everything, in Prometheus' text format."""
+        text = list(_head("capstan_operator_resources", "Resources by kind, namespace and phase.", "gauge"))
+        for kind, objects in ((training_job.KIND, jobs), (inference_service.KIND, services)):
+            counts = Counter((get.text(obj, "metadata", "namespace"), _phase(obj)) for obj in objects)
+            for (namespace, phase), count in sorted(counts.items()):
+                labels = f'kind="{kind}",namespace="{namespace}",phase="{_escaped(phase)}"'
+                text.append(f"capstan_operator_resources{{{labels}}} {count}\n")
+        read: dict[str, tuple[str, list[str]]] = {}
+        for prefix, objects, families in (
+            ("capstan_trainingjob_", jobs, (*COMMON, *JOBS)),
+            ("capstan_inferenceservice_", services, (*COMMON, *SERVICES)),
+        ):
+            columns = [self._series(obj, prefix, families, read) for obj in objects]
+            for number, family in enumerate(families):
+                text += _head(prefix + family.name, family.text, family.kind)
+                text += [column[number] for column in columns]
+        self._read = read
+        return "".join(text)
+
+    def _series(
+        self,
+        obj: Manifest,
+        prefix: str,
+        families: tuple[Family, ...],
+        read: dict[str, tuple[str, list[str]]],
+    ) -> list[str]:
+        """A resource's lines of each family."""
+        uid, version = (get.text(obj, "metadata", field) for field in ("uid", "resourceVersion"))
+        known, lines = self._read.get(uid, ("", []))
+        if not version or known != version:
+            name = f'namespace="{get.text(obj, "metadata", "namespace")}",name="{get.name(obj)}"'
+            lines = [
+                "".join(
+                    f"{prefix}{family.name}{{{name}{more}}} {value}\n" for more, value in family.series(obj)
+                )
+                for family in families
             ]
-    return "\n".join(lines) + "\n"
+        read[uid] = version, lines
+        return lines
 
 
 def _head(name: str, text: str, kind: str) -> Iterator[str]:
-    yield f"# HELP {name} {text}"
-    yield f"# TYPE {name} {kind}"
+    yield f"# HELP {name} {text}\n"
+    yield f"# TYPE {name} {kind}\n"
 
 
 def _number(*path: str) -> Callable[[Manifest], Iterable[tuple[str, float]]]:

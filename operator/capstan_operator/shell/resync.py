@@ -1,8 +1,9 @@
-"""List the custom resources at the start and every few minutes, and have every one of them looked at.
+"""List the custom resources at the start and every few minutes; have all of them looked at once an hour.
 
 kopf sends no DELETED for what vanished while its watch was down, and hides its relists: this is what closes
 the gap, and what waits for the CRDs where they are not installed yet. It also makes a watch that has gone
-deaf an inconvenience of minutes and not a mystery.
+deaf an inconvenience of minutes and not a mystery. What a list shows to be new is looked at; to look at
+thousands that have not changed costs more than all else that an operator at rest does.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two lists.
 RESYNC_EVERY = 300.0
+#: After so many lists all are looked at, changed or not: against what nobody has thought of.
+LISTS_PER_LOOK = 12
 #: Nobody should wait long for the operator after installing the CRDs, in seconds.
 PATIENCE = 5.0
 
@@ -50,17 +53,22 @@ class Resync:
     async def run(self) -> None:
         """List for ever, every few minutes."""
         while True:
-            await self.list_all()
-            await self._pause(RESYNC_EVERY * random.uniform(0.9, 1.1))
+            for _ in range(LISTS_PER_LOOK):
+                await self.list_all()
+                await self._pause(RESYNC_EVERY * random.uniform(0.9, 1.1))
+            self.look_at_all()
 
     async def list_all(self) -> None:
-        """List everything once, however long that takes, and enqueue all there is."""
+        """List everything once, however long that takes; the store has what is new looked at."""
         failures = 0
         for resource, namespace in self._places:
             while not await self._list(resource, namespace, failures):
                 failures += 1
                 await self._pause(min(PATIENCE, backoff(failures, random.random())))
         self.synced.set()
+
+    def look_at_all(self) -> None:
+        """Enqueue all there is."""
         for kind in {resource.kind for resource, _ in self._places}:
             for key in self._store.keys(kind):
                 self._queue.add(key)

@@ -20,10 +20,11 @@ from aiohttp import web
 from capstan_operator.api import inference_service, training_job
 from capstan_operator.core.labels import MANAGED_BY
 from capstan_operator.core.model import Kind, Manifest, Settings
-from capstan_operator.shell import fleet, health, login
+from capstan_operator.shell import health, login
 from capstan_operator.shell.apply import Applier
 from capstan_operator.shell.client import KubernetesApi
 from capstan_operator.shell.events import Recorder
+from capstan_operator.shell.fleet import Fleet
 from capstan_operator.shell.gather import References
 from capstan_operator.shell.handlers import KopfThread
 from capstan_operator.shell.keys import Key, Resource, owner_among
@@ -62,6 +63,7 @@ class Operator:
         self._options = options
         self._metrics = metrics
         self._elector = elector
+        self._fleet = Fleet()
         self._queue = queue = WorkQueue(on_add=metrics.queue_adds.inc, on_retry=metrics.queue_retries.inc)
         self._references = References()
         self._resources = Store(changed=self._resource_changed)
@@ -139,6 +141,7 @@ class Operator:
     async def _take_over(self) -> None:
         """See for sure what the one before us decided last, and look at everything."""
         await self._resync.list_all()
+        self._resync.look_at_all()
         await self._lead()
 
     async def _lead(self) -> None:
@@ -191,7 +194,7 @@ class Operator:
         if not leads:  # one tells about the fleet
             return self._metrics.render()
         jobs, services = (self._resources.of_kind(m.KIND) for m in (training_job, inference_service))
-        return self._metrics.render() + fleet.exposition(jobs, services).encode()
+        return self._metrics.render() + self._fleet.exposition(jobs, services).encode()
 
     async def _log_in(self) -> Any:
         return await login.connection(

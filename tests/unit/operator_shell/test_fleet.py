@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from capstan_operator.shell import fleet
+from capstan_operator.shell.fleet import Fleet
 from prometheus_client.parser import text_string_to_metric_families
 
 
@@ -39,7 +39,7 @@ UPDATING = {
 
 
 def test_a_training_job() -> None:
-    found = series(fleet.exposition([resource("TrainingJob", "digits", RUNNING)], []))
+    found = series(Fleet().exposition([resource("TrainingJob", "digits", RUNNING)], []))
     name = "name=digits,namespace=ns"
     assert found == {
         "capstan_operator_resources{kind=TrainingJob,namespace=ns,phase=Running}": 1,
@@ -55,7 +55,7 @@ def test_a_training_job() -> None:
 
 
 def test_an_inference_service() -> None:
-    found = series(fleet.exposition([], [resource("InferenceService", "digits", UPDATING)]))
+    found = series(Fleet().exposition([], [resource("InferenceService", "digits", UPDATING)]))
     name = "name=digits,namespace=ns"
     revision = f"capstan_inferenceservice_revision_info{{model_digest=%s,{name},revision=%s,role=%s}}"
     assert found == {
@@ -72,7 +72,7 @@ def test_an_inference_service() -> None:
 
 def test_what_nobody_has_looked_at_yet_is_accepted_and_counted() -> None:
     jobs = [resource("TrainingJob", f"j{n}", namespace=f"ns{n % 2}") for n in range(3)]
-    found = series(fleet.exposition(jobs, []))
+    found = series(Fleet().exposition(jobs, []))
     assert found["capstan_operator_resources{kind=TrainingJob,namespace=ns0,phase=Accepted}"] == 2
     assert found["capstan_trainingjob_status_phase{name=j1,namespace=ns1,phase=Accepted}"] == 1
 
@@ -83,16 +83,31 @@ def test_a_status_that_makes_no_sense_spoils_no_page() -> None:
         [],
         {"phase": 'a"\n\\', "restarts": 3, "replicas": {"worker": None}, "startTime": "soon"},
     ]
-    page = fleet.exposition(
+    page = Fleet().exposition(
         [resource("TrainingJob", f"j{n}", status) for n, status in enumerate(odd)],
         [resource("InferenceService", f"s{n}", status) for n, status in enumerate(odd)],
     )
     assert series(page)['capstan_trainingjob_status_phase{name=j2,namespace=ns,phase=a"\n\\}'] == 1
 
 
+def test_what_has_changed_is_told_anew_and_what_has_gone_no_more() -> None:
+    fleet = Fleet()
+
+    def at(version: str, phase: str) -> dict[str, Any]:
+        found = resource("TrainingJob", "digits", {"phase": phase})
+        return found | {"metadata": found["metadata"] | {"uid": "u", "resourceVersion": version}}
+
+    assert 'name="digits",phase="Running"' in fleet.exposition([at("1", "Running")], [])
+    assert 'name="digits",phase="Running"' in fleet.exposition([at("1", "Running")], [])
+    page = fleet.exposition([at("2", "Succeeded")], [])
+    assert 'name="digits",phase="Succeeded"' in page
+    assert "Running" not in page
+    assert "digits" not in fleet.exposition([], [])
+
+
 def test_five_thousand_resources_are_no_burden() -> None:
     jobs = [resource("TrainingJob", f"j{n}", RUNNING) for n in range(5000)]
     began = time.process_time()
-    page = fleet.exposition(jobs, [])
+    page = Fleet().exposition(jobs, [])
     assert page.count("\n") > 40_000
     assert time.process_time() - began < 2  # about 0.1 s; with prometheus_client's objects it is 1 s

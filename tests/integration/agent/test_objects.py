@@ -1,5 +1,7 @@
-"""Fetching from real object stores: versitygw for S3, fake-gcs-server for Google Cloud Storage."""
+"""Fetching from real object stores: versitygw for S3, fake-gcs-server for Google Cloud Storage, Azurite."""
 
+import base64
+import os
 import random
 import shutil
 import socket
@@ -16,8 +18,9 @@ import pytest
 from capstan_agent import download, errors
 from capstan_cluster.build import Builder, module_of
 from capstan_demo.kube import until
-from obstore.store import S3Store
+from obstore.store import AzureStore, S3Store
 
+from tests.integration.agent import azure
 from tests.integration.agent.test_web import packed, refused, version
 from tests.integration.agent.webserver import digest_of
 
@@ -39,12 +42,16 @@ def listening(port: int) -> bool:
     return False
 
 
-def serving(tmp_path_factory, program: str, *arguments: str | Path, port: int) -> Iterator[int]:
-    """Runs a server until the tests are over."""
+def built(program: str) -> Path:
     builder = Builder()
     builder.build((module_of(program),), print)
-    log = (tmp_path_factory.mktemp(program) / "log").open("wb")
-    process = subprocess.Popen([builder.path(program), *arguments], stdout=log, stderr=log)
+    return builder.path(program)
+
+
+def serving(tmp_path_factory, *command: str | Path, port: int, **env: str) -> Iterator[int]:
+    """Runs a server until the tests are over."""
+    log = (tmp_path_factory.mktemp("server") / "log").open("wb")
+    process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | env)
     try:
         until(lambda: listening(port) or process.poll() is not None, seconds=60)
         assert process.poll() is None, Path(log.name).read_text()
@@ -68,9 +75,8 @@ def s3_port(tmp_path_factory, authority) -> Iterator[int]:
     tls = ("--cert", authority.with_name("server.pem"), "--key", authority.with_name("server.key"))
     sidecar = tmp_path_factory.mktemp("s3-meta")
     (root / "models").mkdir()
-    yield from serving(
-        tmp_path_factory, "versitygw", *options, *tls, "posix", "--sidecar", sidecar, root, port=port
-    )
+    backend = ("posix", "--sidecar", sidecar, root)
+    yield from serving(tmp_path_factory, built("versitygw"), *options, *tls, *backend, port=port)
 
 
 @pytest.fixture
@@ -89,7 +95,7 @@ def gcs_port(tmp_path_factory) -> Iterator[int]:
     port = free_port()
     options = ("-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory")
     options += ("-public-host", f"127.0.0.1:{port}")
-    yield from serving(tmp_path_factory, "fake-gcs-server", *options, port=port)
+    yield from serving(tmp_path_factory, built("fake-gcs-server"), *options, port=port)
 
 
 @pytest.fixture
@@ -110,6 +116,38 @@ def gs(gcs_port, monkeypatch) -> "Put":
     return filled(lambda key, data: post(upload + quote(key, safe=""), data, "application/octet-stream"))
 
 
+@pytest.fixture(scope="session")
+def azure_port(tmp_path_factory, authority) -> Iterator[int]:
+    """Azure's emulator with TLS, and an account of ours."""
+    port = free_port()
+    options = (
+        "--blobHost",
+        "127.0.0.1",
+        "--blobPort",
+        str(port),
+        "--location",
+        tmp_path_factory.mktemp("az"),
+    )
+    options += ("--cert", authority.with_name("server.pem"), "--key", authority.with_name("server.key"))
+    options += ("--silent", "--disableTelemetry")
+    command = (azure.NODE, azure.installed(), *options)
+    account = f"{azure.ACCOUNT}:{azure.KEY}"
+    yield from serving(tmp_path_factory, *command, port=port, AZURITE_ACCOUNTS=account)
+
+
+@pytest.fixture
+def az(azure_port, authority, monkeypatch) -> "Put":
+    """The same at Azure's."""
+    endpoint = f"https://localhost:{azure_port}/{azure.ACCOUNT}"
+    monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", endpoint)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", azure.ACCOUNT)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", azure.KEY)
+    with suppress(urllib.error.HTTPError):  # it may be there from the test before
+        azure.create_container(endpoint, "models")
+    store = AzureStore("models")
+    return filled(lambda key, data: obstore.put(store, key, data))
+
+
 Put = Callable[[str, bytes], object]
 
 
@@ -121,7 +159,7 @@ def filled(put: Put) -> Put:
     return put
 
 
-@pytest.fixture(params=["s3", "gs"])
+@pytest.fixture(params=["s3", "gs", "az"])
 def store(request):
     return request.param, request.getfixturevalue(request.param)
 
@@ -217,6 +255,17 @@ def test_credentials_that_are_refused(s3, get, monkeypatch, wrong):
         monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
     sentence = refused(get, errors.PermissionDenied, "s3://models/digits/1")
     assert not any(secret in sentence for secret in (PASSWORD, "wr0ng-key"))
+
+
+def test_what_azure_refuses(az, get, monkeypatch):
+    sentence = refused(get, errors.ModelNotFound, "az://no-such-container/digits")
+    assert sentence.startswith("az://no-such-container does not exist")
+    wrong = base64.b64encode(b"wr0ng").decode()
+    for key in (wrong, "no base64 !"):
+        monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", key)
+        assert key not in refused(get, errors.PermissionDenied, "az://models/digits/1")
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_KEY")
+    refused(get, errors.PermissionDenied, "az://models/digits/1")
 
 
 def test_a_certificate_that_nobody_vouches_for(s3, get, monkeypatch, tmp_path):

@@ -3,8 +3,9 @@
     scripts/run python tests/bench/fetch.py [--size MIB] [--rounds N]
 
 versitygw serves one file on loopback, over S3 and, by a signed URL, over HTTPS. In each round curl and the
-agent take turns; medians and their ratio are printed, with the peak memory of each. `digest` reads one file,
-whose SHA-256 is made on the way; `no digest` reads the folder that holds it, which has none.
+agent take turns; medians and their ratio are printed, with the processor time and the peak memory of each.
+`digest` reads one file, whose SHA-256 is made on the way; `no digest` reads the folder that holds it, which
+has none. HTTPS has no folders.
 """
 
 import argparse
@@ -61,37 +62,41 @@ def rounds(folder: Path, url: str, authority: Path, size: int, count: int) -> in
         "https, digest": [*fetch, presigned],
     }
     times: dict[str, list[float]] = {way: [] for way in ways}
+    works: dict[str, list[float]] = {way: [] for way in ways}
     peaks: dict[str, int] = dict.fromkeys(ways, 0)
     for number in range(count + 1):
         for way, command in ways.items():
             shutil.rmtree(folder / "target", ignore_errors=True)
             (folder / "target").mkdir()
-            seconds, peak = timed(command, env)
+            seconds, work, peak = timed(command, env)
             if number:  # the first round warms the page cache
                 times[way].append(seconds)
+                works[way].append(work)
                 peaks[way] = max(peaks[way], peak)
     plain = statistics.median(times["curl"])
     print(f"{size} MiB, {count} rounds, TLS on loopback, {os.cpu_count()} processors")
-    print("| with | seconds | MiB/s | rate, of curl's | peak memory |\n|---|---|---|---|---|")
+    print("| with | seconds | MiB/s | rate, of curl's | processor seconds | peak memory |")
+    print("|---|---|---|---|---|---|")
     for way in ways:
-        median = statistics.median(times[way])
+        median, work = statistics.median(times[way]), statistics.median(works[way])
         print(
-            f"| {way} | {median:.2f} | {size / median:.0f} | {plain / median:.2f} | {peaks[way] >> 10} MiB |"
+            f"| {way} | {median:.2f} | {size / median:.0f} | {plain / median:.2f} | {work:.2f}"
+            f" | {peaks[way] >> 10} MiB |"
         )
     below = [way for way in ways if plain / statistics.median(times[way]) < FLOOR]
     print(f"below the floor of {FLOOR}: {', '.join(below) or 'none'}")
     return 1 if below else 0
 
 
-def timed(command: Sequence[str], env: dict[str, str]) -> tuple[float, int]:
-    """How long a command took, and its peak memory in KiB."""
+def timed(command: Sequence[str], env: dict[str, str]) -> tuple[float, float, int]:
+    """How long a command took, the processor time of it, and its peak memory in KiB."""
     began = time.monotonic()
     process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{command[0]} failed: {process.returncode}")
-    return time.monotonic() - began, usage.ru_maxrss
+    return time.monotonic() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss
 
 
 def presign(url: str, env: dict[str, str]) -> str:

@@ -1,7 +1,8 @@
 """What the operator costs: at rest with many resources, and from a resource's creation until it runs.
 
 `make bench-operator`, on the cluster the tests use. Nothing else may use that cluster meanwhile. The operator
-is the installed one, measured by its own metrics.
+is the installed one, measured by its own metrics every 15 seconds. The demo's Prometheus, which asks for them
+every two, is stopped meanwhile.
 
 At rest: of every ten resources five are TrainingJobs that have succeeded, four TrainingJobs that run, and one
 an InferenceService whose pod names a scheduler that nobody runs. All children are there (Service,
@@ -32,6 +33,7 @@ from datetime import UTC, datetime
 from capstan_demo import environment
 from capstan_demo.deploy import NAMESPACE as SYSTEM
 from capstan_demo.kube import Kube, Manifest, until
+from capstan_demo.prometheus import MONITORING
 from capstan_operator.core.get import timestamp
 from capstan_operator.core.kinds import KINDS
 from capstan_operator.core.model import Observed, Settings
@@ -82,6 +84,11 @@ class Bench:
         self.kube.run("scale", "-n", SYSTEM, OPERATOR, f"--replicas={replicas}")
         self.kube.run("rollout", "status", "-n", SYSTEM, OPERATOR, "--timeout=300s", timeout=310)
         until(lambda: len(self.pods()) == replicas, seconds=60)
+
+    def watched(self, replicas: int) -> None:
+        """Stop the demo's Prometheus, or start it again."""
+        if self.kube.get("deployment", "prometheus", MONITORING):
+            self.kube.run("scale", "-n", MONITORING, "deployment/prometheus", f"--replicas={replicas}")
 
     def pods(self) -> list[Manifest]:
         found = self.kube.list("pods", SYSTEM, "app.kubernetes.io/component=operator")
@@ -322,6 +329,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was made is taken away again
     bench = Bench(environment.ready())
     replicas = (bench.kube.get("deployment", "capstan-operator", SYSTEM) or {})["spec"]["replicas"]
+    bench.watched(0)
     try:
         bench.scale(1)  # the one that leads is the one that is measured
         if chosen.starts:
@@ -330,6 +338,7 @@ def main() -> None:
             at_rest(bench, count, chosen.seconds)
     finally:
         bench.scale(replicas)
+        bench.watched(1)
 
 
 if __name__ == "__main__":

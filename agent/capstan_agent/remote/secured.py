@@ -40,7 +40,10 @@ class Secured:
         filled = 0
         while filled < len(target):
             try:
-                filled += cast("int", self._tls.read(len(target) - filled, target[filled:]))
+                count = cast("int", self._tls.read(len(target) - filled, target[filled:]))
+                if not count:  # the other side has said that it says no more
+                    break
+                filled += count
             except ssl.SSLWantReadError:
                 if filled:
                     break

@@ -57,6 +57,14 @@ def test_a_file_in_parallel_parts(web, get, tmp_path):
     assert [entry.name for entry in folder.parent.iterdir()] == ["1"]
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("drops", [0, 3], ids=["between-answers", "within-an-answer"])
+def test_a_server_that_ends_tls_as_the_protocol_has_it(web, get, tmp_path, drops):
+    web.sites["/a.onnx"] = Site(DATA, bye=True, drop_after=1000, drops=drops)
+    get(f"{web.url}/a.onnx", digest=digest_of(DATA))
+    assert (version(tmp_path) / "model.onnx").read_bytes() == DATA
+
+
 @pytest.mark.parametrize("size", [0, 1, CHUNK, CHUNK + 1])
 @pytest.mark.parametrize("ranges", [True, False])
 def test_every_size(web, get, tmp_path, size, ranges):

@@ -5,6 +5,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,6 +31,8 @@ class Site:
     pause: float = 0.0
     deaf: bool = False
     """It does not know If-Match."""
+    bye: bool = False
+    """It ends TLS, as the protocol has it, after each answer, and says nothing of that in the answer."""
 
 
 class Web:
@@ -105,6 +108,10 @@ class Web:
             handler.close_connection = True
         handler.wfile.write(site.body[start:stop])
         self.sent += stop - start
+        if site.bye:
+            handler.close_connection = True
+            with suppress(OSError):
+                handler.connection.unwrap()
 
     def requests(self, path: str) -> list[dict[str, str]]:
         return [headers for seen, headers in self.seen if seen == path]

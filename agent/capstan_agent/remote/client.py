@@ -170,7 +170,7 @@ class Client:
     def get(self, url: str, headers: Mapping[str, str]) -> Response:
         """The answer to a GET, redirects followed. Interrupted when it may be tried again."""
         for _ in range(_REDIRECTS + 1):
-            response = self._ask(url, headers)
+            response = self.ask(url, headers)
             target = response.headers.get("Location")
             if response.status not in {301, 302, 303, 307, 308} or not target:
                 return response
@@ -180,22 +180,8 @@ class Client:
             f"{shown(url)} is the end of more than {_REDIRECTS} redirects: name the file itself."
         )
 
-    def give_back(self, origin: Origin, connection: http.client.HTTPConnection) -> None:
-        """A connection that can be used again."""
-        with self._lock:
-            if not self._closed:
-                self._idle.setdefault(origin, []).append(connection)
-                return
-        connection.close()
-
-    def close(self) -> None:
-        """Keep no connection."""
-        with self._lock:
-            self._closed = True
-            for connection in [connection for idle in self._idle.values() for connection in idle]:
-                connection.close()
-
-    def _ask(self, url: str, headers: Mapping[str, str]) -> Response:
+    def ask(self, url: str, headers: Mapping[str, str]) -> Response:
+        """The answer to a GET, whatever it is. Interrupted when it may be tried again."""
         origin = Origin.of(url)
         self.allow.check(origin.scheme, origin.host, origin.port)
         sent = {"Accept-Encoding": "identity", "User-Agent": "capstan-agent", **headers}
@@ -219,6 +205,21 @@ class Client:
         except BaseException:
             connection.close()
             raise
+
+    def give_back(self, origin: Origin, connection: http.client.HTTPConnection) -> None:
+        """A connection that can be used again."""
+        with self._lock:
+            if not self._closed:
+                self._idle.setdefault(origin, []).append(connection)
+                return
+        connection.close()
+
+    def close(self) -> None:
+        """Keep no connection."""
+        with self._lock:
+            self._closed = True
+            for connection in [connection for idle in self._idle.values() for connection in idle]:
+                connection.close()
 
     def _connection(self, origin: Origin) -> http.client.HTTPConnection:
         connection = http.client.HTTPConnection(origin.host, origin.port, timeout=_PATIENCE)

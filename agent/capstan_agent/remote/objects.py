@@ -1,14 +1,15 @@
 """`s3://<bucket>/<key>`, `gs://<bucket>/<key>`, `az://<container>/<path>`: an object, or all below a prefix.
 
 The three speak through obstore, which reads the usual variables of each cloud from the environment; what
-is decided here is only when nobody is to be asked for credentials. Its messages hold URLs with signatures
-and are never passed on.
+is decided here is only when nobody is to be asked for credentials, and that the bytes of S3 come by URLs that
+it signs. Its messages hold such URLs and are never passed on.
 """
 
 import os
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
@@ -18,6 +19,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from capstan_agent.download import retried
 from capstan_agent.errors import FetchError, InvalidURI, ModelNotFound, PermissionDenied, SourceUnavailable
+from capstan_agent.remote.signed import Signed, pieces, proxied
 from capstan_agent.sources import Places
 from capstan_agent.sources.listing import ENTRIES, File, Interrupted, Listing, folder, place
 
@@ -28,6 +30,8 @@ _T = TypeVar("_T")
 _Store = S3Store | GCSStore | AzureStore
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _SHOWN = 20
+_EXPIRY = timedelta(minutes=15)
+"""As far as clocks may be apart for any other request. A URL is used at once, and once."""
 _RETRY: "RetryConfig" = {"max_retries": 1}
 """Trying again is ours to do: one place knows how long, and goes on where a part of a file broke off."""
 
@@ -43,7 +47,8 @@ def listing(uri: str, _places: Places) -> Listing:
         place(prefix, repr(uri))
     store = _Objects(_open(scheme, bucket), f"{scheme}://{bucket}")
     if prefix and not key.endswith("/") and (meta := store.head(prefix)):
-        return Listing((store.file(meta, PurePosixPath()),), single=True, name=PurePosixPath(prefix).name)
+        name = PurePosixPath(prefix).name
+        return Listing((store.file(meta, PurePosixPath()),), single=True, name=name, close=store.close)
     metas = store.below(prefix)
     if not metas:
         raise ModelNotFound(store.what_is_there(prefix, uri))
@@ -56,6 +61,7 @@ def listing(uri: str, _places: Places) -> Listing:
             if not (meta["size"] == 0 and meta["path"] in above)  # how consoles mark a folder
         ],
         uri,
+        store.close,
     )
 
 
@@ -69,6 +75,18 @@ class _Objects:
 
     def __init__(self, store: _Store, name: str) -> None:
         self._store, self._name = store, name
+        anonymous = str(store.config.get("skip_signature")).lower() != "false"
+        signs = isinstance(store, S3Store) and not anonymous and not proxied()
+        self._signed = Signed(self._url) if signs else None
+        """Only for S3: Google's and Azure's identities of pods make a request of each signature."""
+
+    def close(self) -> None:
+        """Keep no connection."""
+        if self._signed:
+            self._signed.close()
+
+    def _url(self, key: str) -> str:
+        return obstore.sign(self._store, "GET", key, _EXPIRY)
 
     def head(self, key: str) -> Mapping[str, Any] | None:
         """What is known of an object; None where there is none."""
@@ -97,6 +115,11 @@ class _Objects:
         name = f"{self._name}/{key}"
 
         def read(start: int, stop: int) -> Iterator[memoryview]:
+            with _Told(name):
+                response = self._signed.part(key, tag, start, stop, size) if self._signed and tag else None
+            if response is not None:
+                yield from pieces(response, stop - start, name)
+                return
             with _Told(name):
                 options: dict[str, Any] = {"range": (start, stop)} | ({"if_match": tag} if tag else {})
                 result = obstore.get(self._store, key, options=cast("Any", options))

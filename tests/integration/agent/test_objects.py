@@ -16,6 +16,9 @@ from urllib.parse import quote
 import obstore
 import pytest
 from capstan_agent import download, errors
+from capstan_agent.remote.client import Response
+from capstan_agent.remote.signed import Signed
+from capstan_agent.sources.listing import Interrupted
 from capstan_cluster.build import Builder, module_of
 from capstan_demo.kube import until
 from obstore.store import AzureStore, S3Store
@@ -200,45 +203,123 @@ def test_a_bucket_that_is_not_there(s3, get):
     assert sentence.startswith("s3://no-such-bucket does not exist")
 
 
-def test_an_object_that_changes_while_it_is_fetched(store, get, tmp_path, monkeypatch):
+@pytest.fixture
+def parts(store, monkeypatch) -> list[Callable[[int], object]]:
+    """Whom every question for a part of an object is told first, with the part's offset."""
+    told: list[Callable[[int], object]] = []
+
+    def watched(real, offset):
+        def asked(*arguments, **options):
+            for tell in told:
+                tell(offset(*arguments, **options))
+            return real(*arguments, **options)
+
+        return asked
+
+    whole = watched(obstore.get, lambda *_, options: options["range"][0])
+    part = watched(Signed.part, lambda _self, _key, _tag, start, *_: start)
+    monkeypatch.setattr(*(Signed, "part", part) if store[0] == "s3" else (obstore, "get", whole))
+    return told
+
+
+def test_an_object_that_changes_while_it_is_fetched(store, parts, get, tmp_path):
     scheme, put = store
-    real = obstore.get
     asked = []
 
-    def replaced(*arguments, **options):
-        asked.append(options)
+    def replace(offset):
+        asked.append(offset)
         if len(asked) == 3:
             put("digits/1/model.onnx", DATA[::-1])
-        return real(*arguments, **options)
 
-    monkeypatch.setattr(obstore, "get", replaced)
+    parts.append(replace)
     assert "changed while" in refused(get, errors.SourceUnavailable, f"{scheme}://models/digits/1/model.onnx")
-    monkeypatch.setattr(obstore, "get", real)
+    parts.clear()
     get(f"{scheme}://models/digits/1/model.onnx")
     assert (version(tmp_path) / "model.onnx").read_bytes() == DATA[::-1]
 
 
-def test_an_attempt_goes_on_where_the_last_one_ended(store, get, tmp_path, monkeypatch):
+def test_an_attempt_goes_on_where_the_last_one_ended(store, parts, get, tmp_path):
     scheme, _ = store
-    real = obstore.get
     offsets = []
 
-    def away(*arguments, **options):
-        offsets.append(options["options"]["range"][0])
+    def away(offset):
+        offsets.append(offset)
         if len(offsets) > 4:
             raise obstore.exceptions.GenericError("connection reset")
-        return real(*arguments, **options)
 
-    monkeypatch.setattr(obstore, "get", away)
+    parts.append(away)
     refused(get, errors.SourceUnavailable, f"{scheme}://models/digits/1/model.onnx")
     had = (tmp_path / "target/m/.1.partial/files/file").stat().st_size
     assert had >= 32 << 10
     offsets.clear()
-    monkeypatch.setattr(
-        obstore, "get", lambda *a, **o: (offsets.append(o["options"]["range"][0]), real(*a, **o))[1]
-    )
+    parts[:] = [offsets.append]
     get(f"{scheme}://models/digits/1/model.onnx", digest=digest_of(DATA))
     assert min(offsets) == had
+
+
+@pytest.fixture
+def whole(monkeypatch) -> list[str]:
+    """The keys of which parts are asked for through obstore, and not by signed URLs."""
+    keys: list[str] = []
+    real = obstore.get
+    monkeypatch.setattr(
+        obstore, "get", lambda store, key, **options: (keys.append(key), real(store, key, **options))[1]
+    )
+    return keys
+
+
+def test_s3_is_read_by_signed_urls(s3, get, tmp_path, whole):
+    get("s3://models/digits/1")
+    assert (version(tmp_path) / "model.onnx").read_bytes() == DATA
+    assert (version(tmp_path) / "ä b%.txt").read_bytes() == b"t"
+    assert not whole
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda url: f"{url[:-4]}beef",
+        lambda url: url.replace("/models/", "/others/"),
+        lambda _: f"https://localhost:{free_port()}/models?X-Amz-Signature=s3cr3t",
+        lambda url: url.replace("https://", "http://"),
+    ],
+    ids=["signature", "bucket", "port", "scheme"],
+)
+def test_what_a_signed_url_does_not_give_comes_through_obstore(s3, get, tmp_path, whole, monkeypatch, broken):
+    real = obstore.sign
+    monkeypatch.setattr(obstore, "sign", lambda *arguments: broken(real(*arguments)))
+    get("s3://models/digits/1/model.onnx", digest=digest_of(DATA))
+    assert (version(tmp_path) / "model.onnx").read_bytes() == DATA
+    assert whole
+
+
+def test_s3_through_a_proxy_is_left_to_obstore(s3, get, monkeypatch, whole):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")  # for endpoints of http:// alone
+    get("s3://models/digits/1/model.onnx", digest=digest_of(DATA))
+    assert whole
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(s3, get, tmp_path, monkeypatch):
+    real, broken = Response.pieces, []
+
+    def pieces(self, size):
+        if len(broken) < 3:
+            broken.append(self.url)
+            yield from real(self, size // 2)
+            raise Interrupted("https://localhost broke off its answer (IncompleteRead).")
+        yield from real(self, size)
+
+    monkeypatch.setattr(Response, "pieces", pieces)
+    get("s3://models/digits/1/model.onnx", digest=digest_of(DATA))
+    assert (version(tmp_path) / "model.onnx").read_bytes() == DATA
+
+    def reset(*_):
+        raise Interrupted("The connection to https://localhost was reset.")
+
+    monkeypatch.setattr(Response, "pieces", reset)
+    sentence = refused(get, errors.SourceUnavailable, "s3://models/digits/1/data/weights.bin")
+    assert sentence.startswith("Reading s3://models/digits/1/data/weights.bin failed: The connection")
+    assert "X-Amz" not in sentence
 
 
 @pytest.mark.parametrize(

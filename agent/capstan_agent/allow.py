@@ -23,8 +23,20 @@ VARIABLE = "CAPSTAN_AGENT_ALLOW"
 SCHEMES = ("pvc", "s3", "gs", "az", "https", "http", "hf", "file")
 _DEFAULT = ("pvc", "s3", "gs", "az", "https", "hf")
 _RULE = re.compile(r"(?P<scheme>[a-z0-9]+)(://(?P<host>\[[0-9a-f:.]+\]|[^\s:/,\[\]]+)(:(?P<port>\d{1,5}))?)?")
-_METADATA = tuple(map(ip_network, ("fd00:ec2::/32", "100.100.100.200/32")))
-_NAT64 = ip_network("64:ff9b::/96")
+_METADATA = tuple(
+    map(
+        ip_network,
+        (
+            "fd00:ec2::/32",  # Amazon
+            "fd20:ce::254/128",  # Google
+            "168.63.129.16/32",  # Azure
+            "192.0.0.192/32",  # Oracle
+            "100.100.100.200/32",  # Alibaba
+        ),
+    )
+)
+_EMBEDDING = tuple(map(ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")))
+"""NAT64, that of a network's own, and what IPv4-compatible addresses were: IPv4 is in the last 32 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +107,11 @@ def _rule(word: str) -> Rule:
 
 def _is_internal(text: str) -> bool:
     address = ip_address(text.partition("%")[0])
-    if isinstance(address, IPv6Address):
-        address = _inner(address)
+    inner = _inner(address) if isinstance(address, IPv6Address) else None
+    return _belongs(address) or (inner is not None and _belongs(inner))
+
+
+def _belongs(address: IPv4Address | IPv6Address) -> bool:
     return (
         address.is_loopback
         or address.is_link_local
@@ -106,8 +121,10 @@ def _is_internal(text: str) -> bool:
     )
 
 
-def _inner(address: IPv6Address) -> IPv4Address | IPv6Address:
+def _inner(address: IPv6Address) -> IPv4Address | None:
     """The IPv4 address that an IPv6 one stands for, where it does."""
-    if address in _NAT64:
+    if any(address in network for network in _EMBEDDING):
         return IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour or address
+    if address.teredo:
+        return address.teredo[1]
+    return address.ipv4_mapped or address.sixtofour

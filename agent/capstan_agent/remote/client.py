@@ -9,12 +9,13 @@ import http.client
 import re
 import socket
 import ssl
+import string
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Self
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import encodings.idna  # noqa: F401  isort: skip  (named here so that `install` finds what host names need)
 
@@ -29,6 +30,8 @@ _PATIENCE = 30.0
 _REDIRECTS = 5
 _PIECE = 256 << 10
 _HOST = re.compile(r"[A-Za-z0-9_.:-]{1,253}")
+_KEPT = string.punctuation
+"""What is sent as it is: an address may be quoted already, and is not to be quoted twice."""
 _PORTS = {"https": 443, "http": 80}
 
 
@@ -141,10 +144,15 @@ class _broken:  # noqa: N801
                 raise Interrupted(f"The connection to {where} failed ({error.strerror or error}).") from error
 
 
+def sendable(secret: str) -> bool:
+    """Whether a header can hold it."""
+    return secret.isprintable() and max(secret, default="") <= "\xff"
+
+
 def _next(url: str, target: str) -> str:
     """Where a redirect leads."""
-    try:
-        following = urljoin(url, target)
+    try:  # headers are read as Latin-1, whatever the bytes are
+        following = urljoin(url, quote(target.encode("latin-1"), safe=_KEPT))
     except ValueError:
         following = ""
     if not following.startswith("https://"):
@@ -188,7 +196,7 @@ class Client:
         if origin == self.origin:
             sent |= self.secrets
         parts = urlsplit(url)
-        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        path = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=_KEPT)
         with self._lock:
             idle = self._idle.get(origin)
             connection = idle.pop() if idle else None
@@ -223,6 +231,7 @@ class Client:
 
     def _connection(self, origin: Origin) -> http.client.HTTPConnection:
         connection = http.client.HTTPConnection(origin.host, origin.port, timeout=_PATIENCE)
+        connection.default_port = _PORTS[origin.scheme]  # which the Host header leaves out
         with _broken(str(origin)):
             plain = self._connect(origin)
             try:
@@ -236,9 +245,11 @@ class Client:
 
     def _connect(self, origin: Origin) -> socket.socket:
         failure: OSError = OSError("it has no address")
-        for family, kind, protocol, _, address in socket.getaddrinfo(
-            origin.host, origin.port, type=socket.SOCK_STREAM
-        ):
+        try:
+            found = socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+        except UnicodeError:
+            raise InvalidURI(f"{origin} names no host: a part of its name is empty or too long.") from None
+        for family, kind, protocol, _, address in found:
             self.allow.check_address(origin.scheme, origin.host, origin.port, str(address[0]))
             connection = socket.socket(family, kind, protocol)
             try:

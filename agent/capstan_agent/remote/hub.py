@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from capstan_agent.download import retried
 from capstan_agent.errors import InvalidURI, ModelNotFound, PermissionDenied, SourceUnavailable
-from capstan_agent.remote.client import Client, Origin
+from capstan_agent.remote.client import Client, Origin, sendable
 from capstan_agent.remote.web import Resource, refusal
 from capstan_agent.sources import Places
 from capstan_agent.sources.listing import ENTRIES, File, Listing, folder, place
@@ -77,8 +77,11 @@ class _Hub:
         self._endpoint = (os.environ.get("HF_ENDPOINT") or _ENDPOINT).rstrip("/")
         origin = Origin.of(self._endpoint)
         token = os.environ.get("HF_TOKEN", "").strip()
-        if not token.isprintable():
-            raise InvalidURI("HF_TOKEN has a control character: store it without one.")
+        if not sendable(token):
+            raise InvalidURI(
+                "HF_TOKEN has a character that no header can hold (a control character, a typographic"
+                " quote): store it without."
+            )
         allow = places.allow.plus(str(origin), *_STORES)
         self._client = Client(allow, origin, {"Authorization": f"Bearer {token}"} if token else {})
         self._api = f"{self._endpoint}/api/{kind or 'models/'}{repository}"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _Store = S3Store | GCSStore | AzureStore
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+_URL = re.compile(r"https?://\S+")
 _SHOWN = 20
 _EXPIRY = timedelta(minutes=15)
 """As far as clocks may be apart for any other request. A URL is used at once, and once."""
@@ -252,7 +253,7 @@ class _Told:
             self._tell(error)
 
     def _tell(self, error: BaseException) -> NoReturn:
-        text, name = f"{error}".lower(), self._name
+        text, name = _URL.sub("", f"{error}".lower()), self._name  # keys may be named as errors are
         bucket = "/".join(name.split("/")[:3])
         if isinstance(error, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError) or any(
             sign in text for sign in _REFUSALS
@@ -270,11 +271,11 @@ class _Told:
             raise ModelNotFound(f"{name} does not exist: correct the address.") from None
         if isinstance(error, exceptions.PreconditionError):
             raise _changed(name) from None
-        if "redirect" in text:
+        if "received redirect" in text or "permanentredirect" in text:
             raise SourceUnavailable(
                 f"{bucket} is in another region: put its AWS_REGION into the Secret."
             ) from None
-        if "certificate" in text or "unknownissuer" in text:
+        if "peer certificate" in text or "unknownissuer" in text:
             raise SourceUnavailable(
                 f"The certificate of the server of {bucket} is not trusted: give the bundle of the authority"
                 " that issued it in SSL_CERT_FILE."

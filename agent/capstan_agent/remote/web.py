@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from capstan_agent.download import retried
 from capstan_agent.errors import InvalidURI, ModelNotFound, PermissionDenied, SourceUnavailable
-from capstan_agent.remote.client import Client, Origin, Response
+from capstan_agent.remote.client import Client, Origin, Response, sendable
 from capstan_agent.sources import Places, shown
 from capstan_agent.sources.listing import File, Interrupted, Listing, place
 
@@ -44,9 +44,10 @@ def secrets() -> dict[str, str]:
         if not separator or not re.fullmatch(r"[A-Za-z0-9-]+", name.strip()):
             raise InvalidURI("CAPSTAN_HTTP_HEADER in the Secret is no header: write it as Name: value.")
         found[name.strip()] = value.strip()
-    if any(not value.isprintable() for value in found.values()):
+    if not all(map(sendable, found.values())):
         raise InvalidURI(
-            "CAPSTAN_HTTP_TOKEN or CAPSTAN_HTTP_HEADER has a control character: store it without one."
+            "CAPSTAN_HTTP_TOKEN or CAPSTAN_HTTP_HEADER has a character that no header can hold (a control"
+            " character, a typographic quote): store it without."
         )
     return found
 

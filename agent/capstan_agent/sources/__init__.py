@@ -68,7 +68,8 @@ def listing(uri: str, places: Places) -> Listing:
     if not uri.isprintable():
         raise InvalidURI(f"{where!r} has a control character: write the plain path.")
     if scheme not in {"https", "http"}:
-        places.allow.check(scheme, rest.removeprefix("datasets/").partition("/")[0])
+        named = rest.removeprefix("datasets/") if scheme == "hf" else rest
+        places.allow.check(scheme, named.partition("/")[0])
     return source(uri, places)
 
 

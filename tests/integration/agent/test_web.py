@@ -8,6 +8,7 @@ import threading
 import tracemalloc
 import zipfile
 from contextlib import suppress
+from urllib.parse import quote
 
 import pytest
 from capstan_agent import download, errors
@@ -228,6 +229,29 @@ def test_a_redirect_that_expires_is_asked_for_again(web, get, tmp_path):
     web.on_request = expired
     get(f"{web.url}/a.onnx", digest=digest_of(DATA))
     assert web.requests("/2")
+
+
+@pytest.mark.parametrize("sent", ["utf-8", "latin-1"])
+def test_a_redirect_to_a_path_that_is_not_quoted(web, get, sent):
+    path = "/modèle%20a.onnx".encode(sent)
+    web.sites["/a.onnx"] = Site(status=302, location=path.decode("latin-1"))
+    web.sites[quote(path, safe="/%")] = Site(DATA)
+    get(f"{web.url}/a.onnx", digest=digest_of(DATA))
+
+
+def test_an_address_that_is_not_quoted(web, get):
+    web.sites["/mod%C3%A8le.onnx?of=%C3%A9"] = Site(DATA)
+    get(f"{web.url}/modèle.onnx?of=é", digest=digest_of(DATA))
+
+
+@pytest.mark.parametrize("name", ["CAPSTAN_HTTP_TOKEN", "CAPSTAN_HTTP_HEADER", "HF_TOKEN"])
+def test_a_secret_that_no_header_can_hold(web, get, monkeypatch, name):
+    monkeypatch.setenv(name, "X-Key: “s3cr3t”")
+    monkeypatch.setenv("HF_ENDPOINT", web.url)
+    uri = "hf://acme/digits" if name == "HF_TOKEN" else f"{web.url}/a.onnx"
+    sentence = refused(get, errors.InvalidURI, uri)
+    assert name in sentence
+    assert "s3cr3t" not in sentence
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import pytest
 from capstan_agent.allow import Allow
 from capstan_agent.errors import SourceNotAllowed, UsageError
+from capstan_agent.sources import SOURCES, Places, listing
 
 
 def allowed(rules: list[str], scheme: str, host: str, port: int | None = None) -> bool:
@@ -61,6 +62,12 @@ INTERNAL = [
     "::ffff:169.254.169.254",
     "64:ff9b::a9fe:a9fe",
     "2002:a9fe:a9fe::1",
+    "168.63.129.16",
+    "192.0.0.192",
+    "fd20:ce::254",
+    "64:ff9b:1::a9fe:a9fe",
+    "::127.0.0.1",
+    "2001:0:4136:e378:8000:63bf:5601:5601",
 ]
 
 
@@ -73,7 +80,22 @@ def test_addresses_of_the_machine_and_its_cloud(address):
 
 
 @pytest.mark.parametrize(
-    "address", ["93.184.216.34", "10.0.0.7", "192.168.1.1", "2606:2800:220:1::1", "64:ff9b::5db8:d822"]
+    "address", ["93.184.216.34", "10.0.0.7", "192.168.1.1", "2606:2800:220:1::1", "64:ff9b::5db8:d822", "::5db8:d822"]
 )
 def test_addresses_of_others(address):
     Allow().check_address("https", "models.example.com", 443, address)
+
+
+@pytest.mark.parametrize("scheme", ["pvc", "s3", "gs", "az"])
+def test_a_claim_or_bucket_named_datasets_is_no_part_of_a_path(tmp_path, scheme):
+    """Which is so in the hub's addresses alone."""
+    with pytest.raises(SourceNotAllowed):
+        listing(f"{scheme}://datasets/acme-x/key", Places(tmp_path, Allow.parsed([f"{scheme}://acme-*"])))
+
+
+def test_the_hubs_data_is_its_organisations(tmp_path, monkeypatch):
+    monkeypatch.setitem(SOURCES, "hf", lambda uri, _places: uri)
+    places = Places(tmp_path, Allow.parsed(["hf://acme"]))
+    assert listing("hf://datasets/acme/digits", places) == "hf://datasets/acme/digits"
+    with pytest.raises(SourceNotAllowed):
+        listing("hf://datasets/other/digits", places)

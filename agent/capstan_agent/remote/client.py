@@ -92,6 +92,8 @@ class Response:
         """All of it, when it is no longer than `size`."""
         with _broken(self.url):
             data = self._answer.read(size + 1)
+            if len(data) <= size and self._answer.length:  # which `read` with a size does not mind
+                raise http.client.IncompleteRead(data, self._answer.length)
         if len(data) > size:
             raise SourceUnavailable(
                 f"{shown(self.url)} answered with more than {size:,} bytes of description."

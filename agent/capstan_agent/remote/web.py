@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from pathlib import PurePosixPath
 from threading import Lock
 from urllib.parse import unquote, urlsplit
@@ -17,6 +18,8 @@ from capstan_agent.remote.client import Client, Origin, Response, sendable
 from capstan_agent.sources import Places, shown
 from capstan_agent.sources.listing import File, Interrupted, Listing, place
 
+_SETTLED = 2.0
+"""Seconds after which a file that changes has another Last-Modified, which counts in whole ones."""
 _RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+)")
 
 
@@ -61,6 +64,8 @@ class Resource:
     size: int = -1
     """In bytes; below zero until it is known."""
     validator: str | None = None
+    settled: bool = False
+    """Whether the validator is of these bytes alone (RFC 9110, 8.8.2.2)."""
     ranges: bool = False
     pinned: bool = False
     """Whether the URL itself stands for one version, so that what servers call it does not matter."""
@@ -75,14 +80,14 @@ class Resource:
     @property
     def tag(self) -> str | None:
         """What these bytes are known by."""
-        return self.validator
+        return self.validator if self.settled else None
 
     def learn(self) -> None:
         """Ask for the first byte to know the whole: not every server, or signature, allows HEAD."""
 
         def ask() -> None:
             with self._asked({"Range": "bytes=0-0"}) as response:
-                self.validator = _validator(response)
+                self.validator, self.settled = _validator(response), _settled(response)
                 self.size, self.ranges = self._total(response), response.status == 206
                 if self.ranges or self.size == 0:
                     response.body(1)
@@ -92,8 +97,8 @@ class Resource:
     def read(self, start: int, stop: int) -> Iterator[memoryview]:
         """The bytes from one offset to another."""
         headers = {"Range": f"bytes={start}-{stop - 1}"} if (start, stop) != (0, self.size) else {}
-        if headers and not self.pinned and self.validator and self.validator.startswith('"'):
-            headers["If-Match"] = self.validator
+        if headers and not self.pinned and self.tag:
+            headers["If-Match" if self.tag.startswith('"') else "If-Unmodified-Since"] = self.tag
         with self._asked(headers) as response:
             self._check(response, start)
             if response.status == 200:
@@ -184,7 +189,18 @@ def refusal(response: Response, name: str, changed: Callable[[], Exception] | No
 def _validator(response: Response) -> str | None:
     """What the server knows this version by: a strong entity tag, else when it was last modified."""
     tag = response.headers.get("ETag")
-    if tag and not tag.startswith("W/"):
+    if tag and tag.startswith('"'):
         return str(tag)
     modified = response.headers.get("Last-Modified")
     return str(modified) if modified else None
+
+
+def _settled(response: Response) -> bool:
+    """Whether no other version can be known by the same validator."""
+    if (_validator(response) or "").startswith('"'):
+        return True
+    try:
+        modified, now = (parsedate_to_datetime(response.headers[name]) for name in ("Last-Modified", "Date"))
+        return (now - modified).total_seconds() >= _SETTLED
+    except (TypeError, ValueError, OverflowError):  # one is missing, or no date
+        return False

@@ -73,6 +73,13 @@ def test_a_repository(hub, get, tmp_path, revision):
         assert ("Authorization" in headers) is not path.startswith("/lfs/"), path
 
 
+def test_a_description_that_breaks_off_is_asked_for_again(hub, get, tmp_path):
+    tree = hub.sites[f"{API}/tree/{COMMIT}?recursive=true"]
+    tree.drop_after, tree.drops = 20, 2
+    get("hf://acme/digits", *HOSTS)
+    assert (version(tmp_path) / "onnx/model.onnx").read_bytes() == WEIGHTS
+
+
 def test_a_folder_and_a_file(hub, get, tmp_path):
     get("hf://acme/digits/onnx", *HOSTS, layout="data")
     assert sorted(entry.name for entry in (tmp_path / "target").iterdir()) == ["a b.txt", "model.onnx"]

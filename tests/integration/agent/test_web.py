@@ -151,6 +151,45 @@ def test_a_file_that_changes_while_it_is_fetched(web, get, tmp_path, change):
     assert (version(tmp_path) / "model.onnx").read_bytes() == change.body
 
 
+def dated(body, modified, now="Sat, 21 Nov 2026 12:00:05 GMT", **options):
+    headers = {"Last-Modified": f"Sat, 21 Nov 2026 {modified} GMT", "Date": now}
+    return Site(body, etag=None, headers=headers, **options)
+
+
+def test_what_is_known_by_its_time_alone(web, get, tmp_path):
+    web.sites["/a.onnx"] = dated(DATA, "12:00:00")
+    get(f"{web.url}/a.onnx", digest=digest_of(DATA))
+    asked = web.requests("/a.onnx")
+    assert len(asked) == 1 + CHUNKS
+    assert {headers["If-Unmodified-Since"] for headers in asked[1:]} == {"Sat, 21 Nov 2026 12:00:00 GMT"}
+
+
+@pytest.mark.parametrize("deaf", [True, False])
+def test_a_file_of_another_time(web, get, tmp_path, deaf):
+    web.sites["/a.onnx"] = dated(DATA, "12:00:00")
+
+    def replaced(_path):
+        if len(web.requests("/a.onnx")) == 5:
+            web.sites["/a.onnx"] = dated(DATA[::-1], "12:00:03", deaf=deaf)
+
+    web.on_request = replaced
+    assert "changed while" in refused(get, errors.SourceUnavailable, f"{web.url}/a.onnx")
+
+
+@pytest.mark.parametrize("now", ["Sat, 21 Nov 2026 12:00:05 GMT", "now", "Sat, 21 Nov 2026 12:00:04 -0000"])
+def test_two_versions_of_one_second(web, get, tmp_path, now):
+    """A time that is this young is no name for a version: what breaks off begins anew."""
+    web.sites["/a.onnx"] = dated(DATA, "12:00:04", now, drop_after=150_000, drops=1, deaf=True)
+
+    def replaced(_path):
+        if len(web.requests("/a.onnx")) == 3:
+            web.sites["/a.onnx"] = dated(DATA[::-1], "12:00:04", now)
+
+    web.on_request = replaced
+    get(f"{web.url}/a.onnx")
+    assert (version(tmp_path) / "model.onnx").read_bytes() == DATA[::-1]
+
+
 def test_a_length_that_is_a_lie(web, get, tmp_path):
     web.sites["/a.onnx"] = Site(DATA, ranges=False, length=len(DATA) + 1000)
     assert "bytes early" in refused(get, errors.SourceUnavailable, f"{web.url}/a.onnx")

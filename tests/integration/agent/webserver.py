@@ -81,6 +81,9 @@ class Web:
             site = Site(status=401)
         if handler.headers.get("If-Match") not in {None, site.etag} and site.status == 200 and not site.deaf:
             site = Site(status=412)
+        unmodified = handler.headers.get("If-Unmodified-Since")
+        if unmodified not in {None, site.headers.get("Last-Modified")} and not site.deaf:
+            site = Site(status=412)
         start, stop, status = 0, len(site.body), site.status
         wanted = handler.headers.get("Range")
         if wanted and site.ranges and status == 200:
@@ -88,7 +91,9 @@ class Web:
             start, stop, status = int(first), min(int(last) + 1, len(site.body)), 206
             if start >= len(site.body):
                 start, stop, status = 0, 0, 416
-        handler.send_response(status)
+        handler.send_response_only(status)
+        if "Date" not in site.headers:
+            handler.send_header("Date", handler.date_time_string())
         if status == 206 and "Content-Range" not in site.headers:
             handler.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(site.body)}")
         if status == 416:

@@ -80,7 +80,8 @@ def test_addresses_of_the_machine_and_its_cloud(address):
 
 
 @pytest.mark.parametrize(
-    "address", ["93.184.216.34", "10.0.0.7", "192.168.1.1", "2606:2800:220:1::1", "64:ff9b::5db8:d822", "::5db8:d822"]
+    "address",
+    ["93.184.216.34", "10.0.0.7", "192.168.1.1", "2606:2800:220:1::1", "64:ff9b::5db8:d822", "::5db8:d822"],
 )
 def test_addresses_of_others(address):
     Allow().check_address("https", "models.example.com", 443, address)

@@ -64,11 +64,15 @@ class Listing:
 def place(text: str, where: str) -> PurePosixPath:
     """A relative path out of a name that somebody else chose; InvalidURI when it could be anything else."""
     segments = text.split("/")
-    if any(segment in {"", ".", ".."} or len(segment.encode()) > 255 for segment in segments):
+    if any(segment in {"", ".", ".."} or _length(segment) > 255 for segment in segments):
         raise InvalidURI(f"{where} has an empty, '.', '..' or overlong part: use the plain path.")
-    if not text.isprintable() or "\\" in text or len(text.encode()) > 1024:
+    if not text.isprintable() or "\\" in text or _length(text) > 1024:
         raise InvalidURI(f"{where!r} has a control character, a backslash or too many characters: rename it.")
     return PurePosixPath(text)
+
+
+def _length(text: str) -> int:
+    return len(text.encode(errors="surrogatepass"))  # bytes that are no text; refused as not printable
 
 
 def folder(files: list[File], where: str, close: Callable[[], None] = _nothing) -> Listing:

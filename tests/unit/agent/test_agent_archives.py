@@ -2,10 +2,13 @@
 
 import gzip
 import io
+import shutil
 import stat
 import struct
 import tarfile
+import tracemalloc
 import zipfile
+from contextlib import suppress
 
 import pytest
 from capstan_agent import archives, errors
@@ -120,11 +123,113 @@ def test_a_tar_bomb(tmp_path, small):
     assert "would unpack" in refused(tmp_path, tar((tarfile.TarInfo("zeros"), bytes(16 << 20))), "a.tar.gz")
 
 
-def test_a_header_that_fills_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "_DIRECTORY", 1 << 20)
+def test_a_header_that_fills_the_memory(tmp_path):
     header = tarfile.TarInfo("pax")
     header.type, header.size = tarfile.XHDTYPE, 8 << 20
     assert "header" in refused(tmp_path, gzip.compress(header.tobuf() + bytes(8 << 20)), "a.tgz")
+
+
+def sparse(*, chained: int = 0, whole: bool = True) -> bytes:
+    """The old GNU format: a map in the header, which goes on in blocks of its own."""
+    pair = b"%011o\0" * 2
+    header = bytearray(special(tarfile.GNUTYPE_SPARSE).tobuf(tarfile.GNU_FORMAT))
+    header[386:482] = pair % (0, 1) * 4
+    header[482], header[483:495] = int(chained > 0 or not whole), b"%011o\0" % 1
+    header[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(header))[0]
+    block = pair % (0, 1) * 21 + b"\1" + bytes(7)
+    last = pair % (0, 1) * 21 + bytes(8)
+    return bytes(header) + block * chained + (last if whole else b"") + bytes(1024 if whole else 0)
+
+
+def test_a_sparse_file(tmp_path):
+    assert "sparse" in refused(tmp_path, sparse(), "a.tar")
+
+
+def test_a_sparse_file_whose_map_breaks_off(tmp_path):
+    assert "damaged" in refused(tmp_path, sparse(whole=False), "a.tar")
+
+
+def peak(tmp_path, data: bytes, name: str) -> int:
+    """The most memory that refusing an archive takes."""
+    tracemalloc.start()
+    try:
+        refused(tmp_path, data, name)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_headers_that_fill_the_memory_together(tmp_path):
+    assert peak(tmp_path, gzip.compress(sparse(chained=20_000)), "a.tgz") < 16 << 20
+
+
+def test_global_headers_are_not_gathered(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "ENTRIES", 50)
+    buffer = io.BytesIO()
+    for number in range(60):
+        headers = {f"comment.{number}": "x" * 900_000}
+        buffer.write(tarfile.TarInfo.create_pax_global_header(headers))
+        buffer.write(tarfile.TarInfo(f"{number}").tobuf())
+    data = gzip.compress(buffer.getvalue())
+    monkeypatch.setattr(archives, "_FREE", 1 << 30)
+    assert peak(tmp_path, data, "a.tgz") < 16 << 20
+
+
+def zipped(count: int, method: int = zipfile.ZIP_STORED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for number in range(count):
+            archive.writestr(f"{number}", b"content" * 10)
+    return buffer.getvalue()
+
+
+def test_a_directory_of_too_many_entries_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "ENTRIES", 100)
+    monkeypatch.setattr(zipfile, "ZipInfo", None)
+    assert "entries" in refused(tmp_path, DIRECTORY, "a.zip")
+
+
+DIRECTORY = zipped(101)
+
+
+def test_a_directory_that_fills_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "_DIRECTORY", 2000)
+    assert "directory" in refused(tmp_path, DIRECTORY, "a.zip")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_of_another_method(tmp_path, method):
+    assert "deflate" in refused(tmp_path, zipped(1, method), "a.zip")
+
+
+def test_names_that_are_no_text(tmp_path):
+    data = tar((tarfile.TarInfo("mod\udce8le"), b"x"), mode="w")
+    assert "rename" in refused(tmp_path, data, "a.tar")
+
+
+def test_a_zip_whose_directory_lies_before_its_beginning(tmp_path):
+    data = bytearray(zipped(1))
+    entry = data.index(b"PK\x01\x02")
+    del data[:10]
+    data[entry - 10 + 42 : entry - 10 + 46] = struct.pack("<I", 1)
+    assert "damaged" in refused(tmp_path, bytes(data), "a.zip")
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tgz", "a.tar"])
+def test_damage_anywhere_is_told_as_damage(tmp_path, name):
+    """A byte at a time: whatever the libraries make of it, it is the archive's fault, or harmless."""
+    kind = {"a.zip": "", "a.tgz": "w:gz", "a.tar": "w"}[name]
+    whole = (
+        tar((tarfile.TarInfo("a" * 120), b"x" * 90), mode=kind) if kind else zipped(2, zipfile.ZIP_DEFLATED)
+    )
+    for place in range(0, min(len(whole), 1600), 1 + len(whole) // 1000):
+        for value in {0, 0xFF} - {whole[place]}:
+            folder = tmp_path / f"{place}-{value}"
+            folder.mkdir()
+            (folder / "archive").write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+            with suppress(errors.UnsafeArchive):
+                archives.unpack(folder / "archive", folder, name)
+            shutil.rmtree(folder)
 
 
 def test_too_many_entries(tmp_path, monkeypatch):

@@ -79,4 +79,5 @@ def test_nothing_was_asked_for_that_is_not_granted(installed, kube: Kube) -> Non
         and event.get("annotations", {}).get("authorization.k8s.io/decision") == "forbid"
         for right in asked(event)
     }
-    assert refused == set()
+    # An API server that has just begun refuses what it will grant a moment later.
+    assert refused - granted(kube) == set()

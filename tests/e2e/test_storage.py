@@ -5,10 +5,12 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 
+import obstore
 import pytest
 from capstan_cluster.build import Builder, module_of
 from capstan_cluster.config import Config
 from capstan_demo.kube import Kube, Manifest, condition, until
+from obstore.store import S3Store
 
 from tests.e2e.test_serving import adder, answer, because, digest, ready, service, write
 from tests.e2e.test_training import finished, phase, training_job
@@ -71,7 +73,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = free.getsockname()[1]
     builder = Builder()
     builder.build((module_of("versitygw"),), print)
-    root, sidecar, files = (tmp_path_factory.mktemp(name) for name in ("s3", "s3-meta", "files"))
+    root, sidecar = (tmp_path_factory.mktemp(name) for name in ("s3", "s3-meta"))
+    (root / "models").mkdir()
     options = ["--port", f"{host}:{port}", "--access", USER, "--secret", PASSWORD, "--quiet"]
     gateway = subprocess.Popen(
         [builder.path("versitygw"), *options, "posix", "--sidecar", sidecar, root], stdout=subprocess.DEVNULL
@@ -82,18 +85,18 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             return True
         return gateway.poll() is not None
 
-    def put(path: str, *upload: object) -> None:
-        signed = ["--aws-sigv4", "aws:amz:us-east-1:s3", "--user", f"{USER}:{PASSWORD}"]
-        signed += ["--header", "x-amz-content-sha256: UNSIGNED-PAYLOAD"]  # curl 7 does not send it by itself
-        curl = ["curl", "--silent", "--show-error", "--fail-with-body", "--request", "PUT", *signed, *upload]
-        subprocess.run([*curl, f"http://{host}:{port}/{path}"], check=True)
-
     try:
         until(listening, seconds=60)
-        put("models")
-        for name, content in (("one.onnx", MODEL), ("labels/names.txt", NAMES)):
-            (files / "content").write_bytes(content)
-            put(f"models/{name}", "--upload-file", files / "content")
+        store = S3Store(
+            "models",
+            endpoint=f"http://{host}:{port}",
+            access_key_id=USER,
+            secret_access_key=PASSWORD,
+            region="us-east-1",
+            client_options={"allow_http": True},
+        )
+        obstore.put(store, "one.onnx", MODEL)
+        obstore.put(store, "labels/names.txt", NAMES)
         yield f"http://{host}:{port}"
     finally:
         gateway.terminate()
@@ -110,6 +113,7 @@ def secret(endpoint: str, password: str) -> Manifest:
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "bucket"}, "stringData": keys}
 
 
+@pytest.mark.local
 def test_a_model_in_a_bucket_is_served_once_its_credentials_are_right(
     installed, kube: Kube, namespace: str, s3: str
 ) -> None:
@@ -126,6 +130,7 @@ def test_a_model_in_a_bucket_is_served_once_its_credentials_are_right(
     assert answer(kube, namespace) == (2, 2)
 
 
+@pytest.mark.local
 def test_data_in_a_bucket_is_there_before_the_program_starts(
     installed, kube: Kube, namespace: str, s3: str
 ) -> None:
@@ -136,6 +141,7 @@ def test_data_in_a_bucket_is_there_before_the_program_starts(
     assert phase(job) == "Succeeded", job["status"]
 
 
+@pytest.mark.local
 def test_other_data_than_was_named_fails_the_job(installed, kube: Kube, namespace: str, s3: str) -> None:
     other = data("s3://models/labels/names.txt", credentials=CREDENTIALS, digest=digest(b"one"))
     job = training_job(installed, ["true"], data=[other])

@@ -22,7 +22,7 @@ from capstan_images import engines
 from capstan_images.commands import run
 from onnx import TensorProto, helper
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]  # five releases, each with pods to wait for
 
 BEFORE = Path(__file__).parents[1] / "upgrade" / "0.1.0"
 CRDS = ("trainingjobs.capstan.dev", "inferenceservices.capstan.dev")

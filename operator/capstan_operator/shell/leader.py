@@ -50,8 +50,8 @@ def own_identity() -> str:
 class Terms:
     """The election's times in seconds, all from one, so that no choice of it lets two lead.
 
-    The ratios are those that Kubernetes' own components use, a little tighter: a renewal may be tried three
-    times before the holder stops, and clocks may run a third faster or slower than one another.
+    The ratios are those that Kubernetes' own components use, a little tighter: a renewal that is refused may
+    be tried three times before the holder stops, and clocks may run a third faster or slower than another.
     """
 
     duration: int = 10
@@ -69,7 +69,7 @@ class Terms:
     @property
     def retry(self) -> float:
         """How long between two attempts."""
-        return 0.2 * self.duration
+        return min(2.0, 0.2 * self.duration)
 
 
 class Elector:
@@ -113,14 +113,13 @@ class Elector:
         try:
             while work is None or not work.done():
                 begun = self._clock()
+                # Before the turn as well: whoever lost the lease and takes it again begins anew.
+                work = await self._while_leading(work)
                 await self._turn()
+                work = await self._while_leading(work)
                 if work is None and self.leads():
                     logger.info("leading", extra={"fields": {"identity": self._identity}})
                     work = asyncio.create_task(lead(), name="leading")
-                elif work is not None and not self.leads():
-                    logger.warning("not leading any more", extra={"fields": {"identity": self._identity}})
-                    await _cancel(work)
-                    work = None
                 spent = self._clock() - begun
                 rest = max(self._terms.retry - spent, self._terms.retry / 4) * random.uniform(0.9, 1.1)
                 await (asyncio.sleep(rest) if work is None else asyncio.wait((work,), timeout=rest))
@@ -130,6 +129,13 @@ class Elector:
                     await _cancel(work)
             finally:
                 await self._end()
+
+    async def _while_leading(self, work: asyncio.Task[None] | None) -> asyncio.Task[None] | None:
+        if work is None or self.leads():
+            return work
+        logger.warning("not leading any more", extra={"fields": {"identity": self._identity}})
+        await _cancel(work)
+        return None
 
     async def attempt(self) -> None:
         """Renew the lease, or take it if it is free: one request or two. Raises ShellError."""

@@ -7,6 +7,7 @@ another's.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -79,6 +80,8 @@ class Reconciler:
                 await self.do(key)
             finally:
                 self._queue.done(key)
+            # A pass that writes nothing waits for nothing: thousands would hold up the Lease and the probes.
+            await asyncio.sleep(0)
 
     async def do(self, key: Key) -> Pass:
         """Do one pass, see to its errors and to when the next one is, and log one line."""

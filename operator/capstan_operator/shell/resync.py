@@ -12,6 +12,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable
+from math import inf
 
 from capstan_operator.shell.client import Api
 from capstan_operator.shell.errors import Gone, ShellError
@@ -58,12 +59,14 @@ class Resync:
                 await self._pause(RESYNC_EVERY * random.uniform(0.9, 1.1))
             self.look_at_all()
 
-    async def list_all(self) -> None:
-        """List everything once, however long that takes; the store has what is new looked at."""
-        failures = 0
+    async def list_all(self, tries: float = inf) -> None:
+        """List everything once, by default however long that takes; the store has what is new looked at."""
         for resource, namespace in self._places:
+            failures = 0
             while not await self._list(resource, namespace, failures):
                 failures += 1
+                if failures >= tries:
+                    break
                 await self._pause(min(PATIENCE, backoff(failures, random.random())))
         self.synced.set()
 

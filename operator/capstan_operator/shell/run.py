@@ -68,7 +68,7 @@ class Operator:
         self._references = References()
         self._resources = Store(changed=self._resource_changed)
         own = {kind.kind: Resource(kind.api_version, kind.kind, kind.plural) for kind in kinds}
-        self._children = Store(owner=owner_among(own), changed=queue.add_batched)
+        self._children = Store(owner=owner_among(own), changed=self._child_changed)
         child = {c.kind: Resource(c.api_version, c.kind, c.plural) for kind in kinds for c in kind.children}
         self._recorder = Recorder(api, metrics, _now)
         self._reflectors = [
@@ -139,8 +139,11 @@ class Operator:
             await self._elector.run(self._take_over)
 
     async def _take_over(self) -> None:
-        """See for sure what the one before us decided last, and look at everything."""
-        await self._resync.list_all()
+        """See for sure what the one before us decided last, and look at everything.
+
+        A place that cannot be listed, as its namespace or its CRD is gone, keeps nobody from the others.
+        """
+        await self._resync.list_all(tries=3)
         self._resync.look_at_all()
         await self._lead()
 
@@ -208,9 +211,18 @@ class Operator:
             self._resources.put(obj)
 
     def _resource_changed(self, key: Key) -> None:
-        self._queue.add(key)
-        for referrer in self._references.to(key):
-            self._queue.add(referrer)
+        if not self._stands_by():
+            self._queue.add(key)
+            for referrer in self._references.to(key):
+                self._queue.add(referrer)
+
+    def _child_changed(self, key: Key) -> None:
+        if not self._stands_by():
+            self._queue.add_batched(key)
+
+    def _stands_by(self) -> bool:
+        """Say whether nobody would take from the queue: it would only grow. Who takes over looks at all."""
+        return self._elector is not None and not self._workers
 
 
 def _now() -> datetime:

@@ -21,7 +21,7 @@ ALERTS = [
 
 def promtool(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     program = shutil.which("promtool")
-    assert program, "promtool is missing: scripts/bootstrap all provides it"
+    assert program, "promtool is missing: scripts/bootstrap test provides it"
     return subprocess.run([program, *arguments], cwd=folder, capture_output=True, text=True, check=False)
 
 

@@ -241,6 +241,15 @@ def test_a_job_of_0_1_0_is_restarted_by_a_changed_spec_alone() -> None:
     assert cluster.step(NEWER).decision
 
 
+def test_what_0_1_0_could_make_no_sense_of_it_has_not_acted_upon() -> None:
+    cluster = trained()
+    made_by_0_1_0(cluster.of("Job")[0], **{SPEC_HASH: "of-fields-that-0.1.0-knew"})
+    cluster.asks(replicas=3)
+    invalid = {"type": "Ready", "status": "False", "reason": "InvalidSpec"}
+    cluster.resource["status"] |= {"observedGeneration": 2, "conditions": [invalid]}
+    assert cluster.step(NEWER).decision
+
+
 def test_0_1_0_finds_nothing_to_compare_on_a_job_and_so_leaves_it() -> None:
     assert SPEC_HASH not in trained().of("Job")[0]["metadata"]["annotations"]
 

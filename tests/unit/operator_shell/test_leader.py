@@ -178,6 +178,43 @@ async def test_work_that_fails_ends_the_election_and_gives_the_lease_back(
     assert lease(cluster)["holderIdentity"] == ""
 
 
+async def test_who_loses_the_lease_between_two_turns_and_takes_it_again_begins_anew(
+    cluster: Any, electors: Any, until: Any
+) -> None:
+    clock, one, two = electors
+    begun: list[float] = []
+
+    async def lead() -> None:
+        begun.append(clock.now)
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(one.run(lead))
+    await until(lambda: begun)
+    await two.attempt()
+    clock.now += 11
+    await two.attempt()
+    await two.give_back()
+    assert lease(cluster)["leaseTransitions"] == 1
+    await until(lambda: len(begun) == 2, 20)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_who_takes_over_what_cannot_all_be_listed_leads_the_rest(
+    cluster: Any, start: Any, widget: Any, until: Any
+) -> None:
+    it = start(*ELECT, "--namespaces", "ns,ns2")
+    await it.becomes("/readyz", 200)
+    await until(lambda: lease(cluster).get("holderIdentity"))
+    cluster.fail("/namespaces/ns2/widgets[?]limit", 403, times=10**6)
+    cluster.fail("/leases", 503, times=10**6)
+    await it.shows("capstan_operator_leader", 0)
+    del cluster.faults[1:]
+    await it.shows("capstan_operator_leader", 1)
+    widget(children=["a"])
+    await until(lambda: ("configmaps", "ns", "a") in cluster.objects, 30)
+
+
 async def test_two_operators_of_which_one_acts(
     cluster: Any, start: Any, widget: Any, until: Any, unused_tcp_port_factory: Any
 ) -> None:

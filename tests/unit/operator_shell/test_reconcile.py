@@ -105,6 +105,20 @@ async def test_makes_the_children_then_tells_then_rests(rig: Any, cluster: Any, 
     assert len(cluster.requests) == before, "at rest no request is made"
 
 
+async def test_passes_that_wait_for_nothing_let_others_have_their_turn(rig: Any) -> None:
+    it = rig()
+    for number in range(50):
+        it.queue.add(Key("Widget", "ns", f"gone-{number}"))
+    work = asyncio.create_task(it.reconciler.work())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert it.metrics.registry.get_sample_value(
+        "capstan_operator_reconciles_total", {"kind": "Widget", "outcome": "gone"}
+    ) in {1, 2}
+    it.queue.close()
+    await work
+
+
 async def test_our_own_writes_are_seen_before_the_watch_tells(rig: Any, widget: Any) -> None:
     widget(children=["a"])
     it = rig()

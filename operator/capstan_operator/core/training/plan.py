@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from capstan_operator.api.training_job import TrainingJobSpec
-from capstan_operator.core import events, get, labels, names, observed, origin
+from capstan_operator.core import conditions, events, get, labels, names, observed, origin
 from capstan_operator.core import spec as specs
 from capstan_operator.core.model import Event, Manifest, ObjectRef, Observed, Plan, Settings
 from capstan_operator.core.policies import attempt as attempts
@@ -174,9 +174,11 @@ def _changed(resource: Manifest, spec: TrainingJobSpec, job: Manifest) -> bool:
     asked, made = children.asked(resource, spec), origin.of(job)
     if made:
         return not asked.same(made)
-    # Release 0.1.0 made it. Its hash is of the fields that it knew; what it has seen, it has acted upon.
+    # Release 0.1.0 made it. Its hash is of the fields that it knew; what it has seen, it has acted upon,
+    # unless it could not make sense of it.
     before = get.text(job, "metadata", "annotations", labels.SPEC_HASH)
-    return before not in {"", asked.spec} and not origin.seen(resource)
+    refused = observed.condition(resource, conditions.READY).get("reason") == specs.INVALID_SPEC
+    return before not in {"", asked.spec} and (refused or not origin.seen(resource))
 
 
 def _number(job: Manifest) -> int:

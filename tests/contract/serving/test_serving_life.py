@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from capstan_demo.kube import until
 from onnx import TensorProto, helper
 
 SPIN = "/v2/models/spin/infer"
@@ -238,8 +239,12 @@ def test_flags_come_from_the_environment_and_the_table_shows_all(own_repository,
     assert f"gRPC     {serving.grpc}" in serving.log
     assert "x FP32[-1,2] -> y FP32[-1,2]" in serving.log
     assert "CPUExecutionProvider" in serving.log
-    tasks = Path(f"/proc/{serving.process.pid}/task").glob("*/comm")
-    assert sum(task.read_text().startswith("infer-") for task in tasks) == 3
+    tasks = Path(f"/proc/{serving.process.pid}/task")
+
+    def workers() -> int:
+        return sum(task.read_text().startswith("infer-") for task in tasks.glob("*/comm"))
+
+    until(lambda: workers() == 3, seconds=10)  # a thread has its name a moment after it has begun
     assert start(own_repository, environment={"CAPSTAN_SERVING_WORKERS": "none"}).end() == 2
 
 

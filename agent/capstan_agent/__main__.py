@@ -141,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
         "--metrics-port",
         type=_port,
         metavar="PORT",
-        default=os.environ.get("CAPSTAN_METRICS_PORT") or "0",
+        default=_port_of_environment(),
         help="where /metrics is served; 0: nowhere (default: $CAPSTAN_METRICS_PORT, else 0)",
     )
     supervise.add_argument(
@@ -170,6 +170,16 @@ def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"must be a number from 0 to 65535, not {text!r}")
     return int(text)
+
+
+def _port_of_environment() -> int:
+    """Where the operator wants metrics; a port that makes no sense keeps no program from running."""
+    text = os.environ.get("CAPSTAN_METRICS_PORT") or "0"
+    try:
+        return _port(text)
+    except argparse.ArgumentTypeError as error:
+        print(f"capstan: no metrics, CAPSTAN_METRICS_PORT {error}", file=sys.stderr)
+        return 0
 
 
 def command(words: list[str]) -> list[str]:

@@ -18,6 +18,7 @@ from capstan_agent.tail import Tail
 _LABELS = {"job_name": "CAPSTAN_JOB_NAME", "attempt": "CAPSTAN_ATTEMPT", "replica": "CAPSTAN_REPLICA_INDEX"}
 # Seconds and bytes that one client may take up.
 _PATIENCE = 5.0
+_PAUSE = 1.0
 _REQUEST = 16 * 1024
 
 
@@ -93,17 +94,24 @@ def serve(program: Program, port: int) -> None:
         except OSError as error:
             print(f"capstan: no metrics, port {port} cannot be had: {error.strerror}", file=sys.stderr)
             return
-    threading.Thread(target=_answer, args=(listener, program), name="metrics", daemon=True).start()
+    try:
+        threading.Thread(target=_answer, args=(listener, program), name="metrics", daemon=True).start()
+    except RuntimeError as error:  # the container may have no more threads
+        listener.close()
+        print(f"capstan: no metrics: {error}", file=sys.stderr)
 
 
 def _answer(listener: socket.socket, program: Program) -> None:
     cgroup = Cgroup()
     while True:
-        with suppress(Exception):
+        try:
             client, _ = listener.accept()
-            with client:
-                client.settimeout(_PATIENCE)
-                client.sendall(_response(_request(client), program, cgroup))
+        except OSError:  # such as no more files: that it lasts must not cost the program a processor
+            time.sleep(_PAUSE)
+            continue
+        with client, suppress(Exception):
+            client.settimeout(_PATIENCE)
+            client.sendall(_response(_request(client), program, cgroup))
 
 
 def _request(client: socket.socket) -> bytes:

@@ -1,11 +1,15 @@
 """What a scrape of a supervised program sees, and that it costs the program nothing."""
 
+import errno
 import socket
+import threading
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from capstan_agent import metrics
 from capstan_agent.cgroup import Cgroup
 from capstan_agent.metrics import Program, exposition
 from prometheus_client.parser import text_string_to_metric_families
@@ -80,6 +84,43 @@ def test_a_port_that_is_taken_is_told_and_changes_nothing(supervise):
         out, err = running.finish()
     assert (running.process.returncode, out) == (0, b"trained\n")
     assert err.decode().startswith(f"capstan: no metrics, port {port} cannot be had: ")
+
+
+def test_a_port_that_is_none_is_told_and_changes_nothing(supervise):
+    running = supervise("print('trained')", env={"CAPSTAN_METRICS_PORT": "http"})
+    out, err = running.finish()
+    assert (running.process.returncode, out) == (0, b"trained\n")
+    assert err.decode().startswith("capstan: no metrics, CAPSTAN_METRICS_PORT must be a number")
+    assert running.message["reason"] == "Completed"
+
+
+def test_a_thread_that_cannot_be_had_is_told_and_keeps_no_port(monkeypatch, capsys):
+    def refused(_thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    port = free_port()
+    metrics.serve(Program(), port)
+    assert "no metrics: can't start new thread" in capsys.readouterr().err
+    socket.create_server(("", port)).close()
+
+
+def test_connections_that_cannot_be_accepted_cost_no_processor(monkeypatch):
+    class Listener:
+        failures = 2
+
+        def accept(self):
+            if not self.failures:
+                raise KeyboardInterrupt
+            self.failures -= 1
+            raise OSError(errno.ENFILE, "Too many open files in system")
+
+    slept = []
+    program = Program()
+    monkeypatch.setattr(metrics, "time", SimpleNamespace(sleep=slept.append))
+    with pytest.raises(KeyboardInterrupt):
+        metrics._answer(Listener(), program)
+    assert slept == [1.0, 1.0]
 
 
 def test_without_a_port_nothing_is_served_and_nothing_said(supervise):

@@ -44,7 +44,7 @@ class Wanted:
 
 def download(wanted: Sequence[Wanted], progress: Progress) -> list[str | None]:
     """Complete all these files; their SHA-256 in hex where asked for. OSError is about the target."""
-    readers = _Readers([_span for item in wanted for _span in _spans(item)])
+    readers = _Readers(span for item in wanted for span in _spans(item))
     try:
         return [_complete(item, readers, progress) for item in wanted]
     finally:
@@ -91,9 +91,13 @@ def _wait(error: Interrupted, failures: int, stopped: Event) -> None:
 
 def _spans(item: Wanted) -> Iterator[tuple[File, int, int]]:
     """The chunks of a file that readers are to bring; none where it can only be read from its beginning."""
-    if item.file.ranges and item.file.tag is not None:
+    if _in_chunks(item.file):
         for start in range(item.have, item.file.size, CHUNK):
             yield item.file, start, min(start + CHUNK, item.file.size)
+
+
+def _in_chunks(file: File) -> bool:
+    return file.ranges and file.tag is not None
 
 
 def _complete(item: Wanted, readers: "_Readers", progress: Progress) -> str | None:
@@ -124,10 +128,9 @@ def _complete(item: Wanted, readers: "_Readers", progress: Progress) -> str | No
 
 
 def _pieces(item: Wanted, readers: "_Readers") -> Iterator[Piece]:
-    spans = list(_spans(item))
-    if not spans:
+    if not _in_chunks(item.file):
         yield from patiently(item.file, item.have, item.file.size, Event())
-    for _ in spans:
+    for _ in _spans(item):
         yield readers.next()
 
 
@@ -149,18 +152,18 @@ class _Readers:
     They are daemons: an agent that is told to stop does not wait for a server that is silent.
     """
 
-    def __init__(self, spans: Sequence[tuple[File, int, int]]) -> None:
-        self._waiting = deque(spans)
+    def __init__(self, spans: Iterator[tuple[File, int, int]]) -> None:
+        self._waiting = spans
         self._free: SimpleQueue[bytearray] = SimpleQueue()
         """Buffers to use again: memory that is new costs as much as to decrypt what goes into it."""
         self._taken: bytearray | None = None
         self._ahead: deque[SimpleQueue[_Result]] = deque()
         self._tasks: SimpleQueue[tuple[tuple[File, int, int], SimpleQueue[_Result]] | None] = SimpleQueue()
         self._stopped = Event()
-        self._threads = min(READERS, len(spans))
-        for number in range(self._threads):
-            Thread(target=self._work, name=f"reader-{number}", daemon=True).start()
-            self._ask()
+        self._threads = 0
+        while self._threads < READERS and self._ask():
+            Thread(target=self._work, name=f"reader-{self._threads}", daemon=True).start()
+            self._threads += 1
 
     def next(self) -> memoryview:
         """The bytes of the next span, good until the one after it is asked for."""
@@ -180,11 +183,15 @@ class _Readers:
         for _ in range(self._threads):
             self._tasks.put(None)
 
-    def _ask(self) -> None:
-        if self._waiting:
-            slot: SimpleQueue[_Result] = SimpleQueue()
-            self._ahead.append(slot)
-            self._tasks.put((self._waiting.popleft(), slot))
+    def _ask(self) -> bool:
+        """Have the next span read, if there is one."""
+        span = next(self._waiting, None)
+        if span is None:
+            return False
+        slot: SimpleQueue[_Result] = SimpleQueue()
+        self._ahead.append(slot)
+        self._tasks.put((span, slot))
+        return True
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:

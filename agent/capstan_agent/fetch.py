@@ -7,6 +7,7 @@
 A version appears whole, by a rename, or not at all; data appears when all of it is there.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -111,6 +112,7 @@ def _download(request: Request, found: Listing, partial: Partial, progress: Prog
         progress.have(have)
         hashed = found.single or file.digest is not None
         wanted.append(Wanted(file, partial.path(file), have, hashed))
+    _check_room(request.partial, found.size - sum(item.have for item in wanted))
     digests = download(wanted, progress)
     for file, digest in zip(found.files, digests, strict=True):
         for expected in filter(None, (file.digest, request.digest if found.single else None)):
@@ -132,12 +134,25 @@ def _download(request: Request, found: Listing, partial: Partial, progress: Prog
     return Output(name, file.size, f"sha256:{digests[0]}")
 
 
+def _check_room(folder: Path, needed: int) -> None:
+    """OSError when the volume has no room for that many bytes: better now than after hours."""
+    volume = os.statvfs(folder)
+    if volume.f_blocks and needed > volume.f_bavail * volume.f_frsize:  # some file systems count nothing
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
 def _publish(request: Request, partial: Partial) -> None:
     if request.layout == "model":
         _remove(request.folder)
         partial.files.rename(request.folder)
         return
-    for entry in partial.files.iterdir():
+    entries = list(partial.files.iterdir())
+    if any(entry.name == request.partial.name for entry in entries):
+        raise InvalidURI(
+            f"{shown(request.uri)} has {request.partial.name!r} at its top, where the agent keeps what is not"
+            " complete: rename it."
+        )
+    for entry in entries:
         _remove(request.folder / entry.name)
         entry.rename(request.folder / entry.name)
 

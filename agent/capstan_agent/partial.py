@@ -47,9 +47,13 @@ class Partial:
             if file.tag is not None
             and before.get("tags", {}).get(str(file.path)) == f"{file.tag} {file.size}"
         }
-        for path in [path for path in self.files.rglob("*") if not path.is_dir() or path.is_symlink()]:
-            if path not in known:
-                path.unlink()
+        for path in self._folder.iterdir():
+            if path not in {self._state, self.files}:  # an archive that was being unpacked
+                _remove(path)
+        kept = known | {parent for path in known for parent in path.parents}
+        for path in sorted(self.files.rglob("*"), reverse=True):
+            if path not in kept:
+                _remove(path)
         self._state.write_text(json.dumps(state))
 
     def path(self, file: File) -> Path:
@@ -74,6 +78,13 @@ class Partial:
             if isinstance(state, dict):
                 return state
         return {}
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _boot() -> str:

@@ -82,14 +82,14 @@ def test_killed_at_random_moments_nothing_is_lost_or_done_twice(
 ) -> None:
     dice = random.Random(3)
     versions = [str(n) for n in range(1, 9)]
-    operator().ready()
+    process = operator().ready()
     for version in versions:
-        process = operator()
         widget(version, size=6)
         moment = time.monotonic() + dice.uniform(0.0, 3.0)
         until(lambda at=moment: time.monotonic() > at, seconds=5)
-        process.kill()
-    operator().ready()
+        process.kill()  # before the next one begins, which needs its port
+        process = operator()
+    process.ready()
     status = whole(bare, namespace, versions[-1], size=6)["status"]
     assert len(status["history"]) == status["attempt"]
     assert status["history"] == sorted(set(status["history"]), key=int), "no version is decided on twice"

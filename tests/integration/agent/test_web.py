@@ -161,7 +161,7 @@ def test_what_is_known_by_its_time_alone(web, get, tmp_path):
     get(f"{web.url}/a.onnx", digest=digest_of(DATA))
     asked = web.requests("/a.onnx")
     assert len(asked) == 1 + CHUNKS
-    assert {headers["If-Unmodified-Since"] for headers in asked[1:]} == {"Sat, 21 Nov 2026 12:00:00 GMT"}
+    assert not any("If-Unmodified-Since" in headers for headers in asked), "some refuse what they told"
 
 
 @pytest.mark.parametrize("deaf", [True, False])

@@ -90,7 +90,7 @@ class Response:
 
     def body(self, size: int) -> bytes:
         """All of it, when it is no longer than `size`."""
-        with _broken(self.url):
+        with _Broken(self.url):
             data = self._answer.read(size + 1)
             if len(data) <= size and self._answer.length:  # which `read` with a size does not mind
                 raise http.client.IncompleteRead(data, self._answer.length)
@@ -104,7 +104,7 @@ class Response:
         """The next `size` bytes, fewer when the other side ends early. Each piece is good until the next."""
         buffer = memoryview(bytearray(min(size, _PIECE)))
         while size > 0:
-            with _broken(self.url):
+            with _Broken(self.url):
                 count = self._answer.readinto(buffer[:size])
             if not count:
                 return
@@ -112,7 +112,7 @@ class Response:
             yield buffer[:count]
 
 
-class _broken:  # noqa: N801
+class _Broken:
     """Tells what goes wrong on a connection as what it means."""
 
     def __init__(self, url: str) -> None:
@@ -209,7 +209,7 @@ class Client:
             connection.close()
         connection = self._connection(origin)
         try:
-            with _broken(url):
+            with _Broken(url):
                 connection.request("GET", path, headers=sent)
                 return Response(connection.getresponse(), connection, url, self)
         except BaseException:
@@ -234,7 +234,7 @@ class Client:
     def _connection(self, origin: Origin) -> http.client.HTTPConnection:
         connection = http.client.HTTPConnection(origin.host, origin.port, timeout=_PATIENCE)
         connection.default_port = _PORTS[origin.scheme]  # which the Host header leaves out
-        with _broken(str(origin)):
+        with _Broken(str(origin)):
             plain = self._connect(origin)
             try:
                 secured = origin.scheme == "https"

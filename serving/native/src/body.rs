@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use hyper::HeaderMap;
 use hyper::body::Incoming;
+use tokio::sync::mpsc;
 
 use crate::error::{Code, Failure, Result};
 use crate::tensor::Buffer;
@@ -87,10 +88,11 @@ async fn read_chunked(mut body: Incoming, limit: usize) -> Result<Bytes> {
     Ok(collected.freeze())
 }
 
-/// A reply's body: parts in order and, on HTTP/2, trailers.
+/// A reply's body: parts in order, then whatever still comes to be, and, on HTTP/2, trailers.
 #[derive(Default)]
 pub struct Reply {
     parts: VecDeque<Bytes>,
+    stream: Option<mpsc::Receiver<Frame<Bytes>>>,
     trailers: Option<HeaderMap>,
 }
 
@@ -117,7 +119,16 @@ impl Reply {
         }
         Self {
             parts: joined,
-            trailers: None,
+            ..Self::default()
+        }
+    }
+
+    /// A reply that is sent as it comes to be. It ends with its sender; that it is not wanted any more, the
+    /// sender learns from its closing.
+    pub fn stream(frames: mpsc::Receiver<Frame<Bytes>>) -> Self {
+        Self {
+            stream: Some(frames),
+            ..Self::default()
         }
     }
 
@@ -135,23 +146,30 @@ impl Body for Reply {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<std::result::Result<Frame<Bytes>, Infallible>>> {
-        let frame = match self.parts.pop_front() {
-            Some(part) => Some(Frame::data(part)),
-            None => self.trailers.take().map(Frame::trailers),
-        };
-        Poll::Ready(frame.map(Ok))
+        if let Some(part) = self.parts.pop_front() {
+            return Poll::Ready(Some(Ok(Frame::data(part))));
+        }
+        if let Some(stream) = &mut self.stream {
+            match std::task::ready!(stream.poll_recv(context)) {
+                Some(frame) => return Poll::Ready(Some(Ok(frame))),
+                None => self.stream = None,
+            }
+        }
+        Poll::Ready(self.trailers.take().map(Frame::trailers).map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.parts.is_empty() && self.trailers.is_none()
+        self.parts.is_empty() && self.stream.is_none() && self.trailers.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.trailers {
-            Some(_) => SizeHint::default(),
-            None => SizeHint::with_exact(self.parts.iter().map(|part| part.len() as u64).sum()),
+        match (&self.stream, &self.trailers) {
+            (None, None) => {
+                SizeHint::with_exact(self.parts.iter().map(|part| part.len() as u64).sum())
+            }
+            _ => SizeHint::default(),
         }
     }
 }

@@ -1,14 +1,12 @@
 //! The HTTP/1.1 door: the hot routes here, every other one handed to the control side.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 
-use crate::body::{self, Reply};
+use crate::body::Reply;
 use crate::error::{Code, Failure, Result};
 use crate::json;
 use crate::state::{State, parse_version};
@@ -17,22 +15,22 @@ const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-cont
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
-/// Answer one request. `door` is the port's name: the metrics port offers nothing of the API, and the
-/// API's port no metrics.
+/// Answer one request, whose body has been read. `door` is the port's name: the metrics port offers
+/// nothing of the API, and the API's port no metrics.
 pub async fn serve(
-    state: Arc<State>,
+    state: &Arc<State>,
     door: &'static str,
-    request: Request<Incoming>,
-) -> std::result::Result<Response<Reply>, Infallible> {
-    Ok(answer(&state, door, request)
+    request: Request<Bytes>,
+) -> Response<Reply> {
+    answer(state, door, request)
         .await
-        .unwrap_or_else(|failure| refusal(&failure)))
+        .unwrap_or_else(|failure| refusal(&failure))
 }
 
 async fn answer(
     state: &Arc<State>,
     door: &'static str,
-    request: Request<Incoming>,
+    request: Request<Bytes>,
 ) -> Result<Response<Reply>> {
     let path = segments(request.uri().path())?;
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
@@ -61,7 +59,7 @@ async fn answer(
     }
 }
 
-fn allow(request: &Request<Incoming>, method: &Method) -> Result<()> {
+fn allow(request: &Request<Bytes>, method: &Method) -> Result<()> {
     if request.method() == method {
         return Ok(());
     }
@@ -91,16 +89,14 @@ async fn infer(
     state: &State,
     name: &str,
     version: &str,
-    request: Request<Incoming>,
+    request: Request<Bytes>,
 ) -> Result<Response<Reply>> {
     allow(&request, &Method::POST)?;
     let model = state.model(name, parse_version(version)?)?;
-    let json_length = json_length(&request)?;
+    let json_length = json_length(request.headers())?;
     identity(&request)?;
-    let anchor = json_length.unwrap_or(0);
-    let body = body::read(request.into_body(), state.max_request, anchor).await?;
-    let mut infer =
-        json::parse(body, json_length, &model.signature).inspect_err(|_| model.refuse())?;
+    let mut infer = json::parse(request.into_body(), json_length, &model.signature)
+        .inspect_err(|_| model.refuse())?;
     let outputs = model.infer(&mut infer).await?;
     let rendered = json::render(
         &infer.id,
@@ -122,8 +118,13 @@ async fn infer(
     Ok(response)
 }
 
-fn json_length(request: &Request<Incoming>) -> Result<Option<usize>> {
-    let mut values = request.headers().get_all(HEADER_LENGTH).iter();
+/// Where binary data begin: connections place this byte of a body at an aligned address.
+pub fn anchor(headers: &HeaderMap) -> usize {
+    json_length(headers).ok().flatten().unwrap_or(0)
+}
+
+fn json_length(headers: &HeaderMap) -> Result<Option<usize>> {
+    let mut values = headers.get_all(HEADER_LENGTH).iter();
     let Some(value) = values.next() else {
         return Ok(None);
     };
@@ -137,7 +138,7 @@ fn json_length(request: &Request<Incoming>) -> Result<Option<usize>> {
 }
 
 /// Compressed bodies are refused; the reply's Accept-Encoding says so.
-fn identity(request: &Request<Incoming>) -> Result<()> {
+fn identity(request: &Request<Bytes>) -> Result<()> {
     match request.headers().get(header::CONTENT_ENCODING) {
         None => Ok(()),
         Some(value) if value == "identity" => Ok(()),
@@ -151,12 +152,12 @@ async fn control(
     state: &Arc<State>,
     door: &'static str,
     path: &[&str],
-    request: Request<Incoming>,
+    request: Request<Bytes>,
 ) -> Result<Response<Reply>> {
     let method = request.method().to_string();
     let path: Vec<String> = path.iter().map(|&segment| segment.to_owned()).collect();
     identity(&request)?;
-    let body = body::read(request.into_body(), state.max_request, 0).await?;
+    let body = request.into_body();
     let state = Arc::clone(state);
     let call = move || state.control.http(door, &method, &path, &body);
     let (content_type, body) = tokio::task::spawn_blocking(call)
@@ -171,7 +172,7 @@ async fn control(
     Ok(response)
 }
 
-fn refusal(failure: &Failure) -> Response<Reply> {
+pub fn refusal(failure: &Failure) -> Response<Reply> {
     let body = serde_json::json!({ "error": failure.message }).to_string();
     let mut response = Response::new(Reply::new([Bytes::from(body)]));
     *response.status_mut() =

@@ -1,19 +1,23 @@
 //! The listeners, their connections, and how they end.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
+use crate::body::Reply;
 use crate::state::State;
-use crate::{grpc, http};
+use crate::{body, grpc, http};
 
 /// A connection that sends no request, or not all of its headers, for this long is closed.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
@@ -166,7 +170,7 @@ async fn connection(
         Door::Http => "http",
         Door::Metrics => "metrics",
     };
-    let service = service_fn(move |request| http::serve(Arc::clone(&state), name, request));
+    let service = service_fn(move |request| answer(Arc::clone(&state), name, request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -176,6 +180,19 @@ async fn connection(
         connection.graceful_shutdown();
     })
     .await;
+}
+
+async fn answer(
+    state: Arc<State>,
+    door: &'static str,
+    request: Request<Incoming>,
+) -> Result<Response<Reply>, Infallible> {
+    let (head, body) = request.into_parts();
+    let anchor = http::anchor(&head.headers);
+    Ok(match body::read(body, state.max_request, anchor).await {
+        Ok(body) => http::serve(&state, door, Request::from_parts(head, body)).await,
+        Err(failure) => http::refusal(&failure),
+    })
 }
 
 /// Serve a connection; once the server stops, let it finish what it has begun. Its error, if any, is the

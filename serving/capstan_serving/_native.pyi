@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from .control import Control
 from .counters import ModelStatistics
+from .scheduling import Scheduling
 from .signature import Signature
 
 # Upper bounds of `ModelStatistics.duration_buckets`, which has one more, without bound.
@@ -55,6 +56,7 @@ class Server:
         signature: Signature,
         execute: Callable[[Batch], Sequence[NDArray[Any]]],
         workers: int,
+        scheduling: Scheduling,
     ) -> None: ...
     # Answer requests for this version with UNAVAILABLE.
     def add_failed_model(self, name: str, version: int) -> None: ...

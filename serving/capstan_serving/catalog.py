@@ -11,6 +11,7 @@ from capstan_serving.backends import Backend
 from capstan_serving.backends.onnx import OnnxBackend
 from capstan_serving.errors import ModelLoadError, NotFound, Unavailable
 from capstan_serving.repository import Found
+from capstan_serving.scheduling import Scheduling
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +73,12 @@ def load(found: Found, server: Server, workers: int) -> Entry:
         _log.error("model %s cannot be served: %s", found.name, error)
         return Entry(found.name, found.version, None, str(error))
     server.add_model(
-        found.name, found.version, signature=backend.signature, execute=backend.execute, workers=workers
+        found.name,
+        found.version,
+        signature=backend.signature,
+        execute=backend.execute,
+        workers=workers,
+        scheduling=Scheduling(),
     )
     seconds = time.monotonic() - start
     _log.info("model %s version %d is loaded, in %.2f s", found.name, found.version, seconds)

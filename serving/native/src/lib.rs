@@ -16,7 +16,9 @@ pub mod proto;
 pub mod protobuf;
 #[cfg(feature = "python")]
 mod python;
+pub mod queue;
 pub mod request;
+pub mod scheduling;
 pub mod server;
 pub mod signature;
 pub mod state;

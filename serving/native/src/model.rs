@@ -1,9 +1,5 @@
 //! A loaded model: its queue, and the threads that take batches off it and execute them.
-//!
-//! A free worker takes whatever is queued, requests of equal shapes together up to the model's limit, and
-//! never waits for more to come: batching adds no delay.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
@@ -13,12 +9,11 @@ use tokio::sync::oneshot;
 
 use crate::counters::{Counters, Phases};
 use crate::error::{Failure, Result};
+use crate::queue::{self, Queue, Ticket, Waiting};
 use crate::request::InferRequest;
+use crate::scheduling::Scheduling;
 use crate::signature::Signature;
 use crate::tensor::{Tensor, concatenate, split};
-
-/// Requests whose inputs together exceed this are not merged: copying them would cost more than it saves.
-const MERGE_UP_TO: usize = 1 << 20;
 
 /// What executes a batch. `inputs` are in the signature's order; `outputs` are places in it.
 pub trait Backend: Send + Sync {
@@ -32,25 +27,43 @@ pub struct Model {
     pub signature: Signature,
     pub counters: Counters,
     backend: Box<dyn Backend>,
-    queue: Mutex<Queue>,
+    queue: Mutex<Shared>,
     work: Condvar,
-    capacity: usize,
     /// Nothing is sent: it is disconnected once every worker has ended.
     workers: Mutex<mpsc::Receiver<()>>,
 }
 
-#[derive(Default)]
-struct Queue {
-    jobs: VecDeque<Job>,
-    closed: bool,
+struct Shared {
+    queue: Queue<Job>,
+    /// Workers that wait for work: nobody is woken while there are none.
+    idle: usize,
 }
 
 struct Job {
     inputs: Vec<Tensor>,
     outputs: Vec<usize>,
-    queued: Instant,
-    timeout: Option<Duration>,
+    rows: usize,
+    bytes: usize,
     reply: oneshot::Sender<Result<Vec<Tensor>>>,
+}
+
+impl queue::Job for Job {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn fits(&self, other: &Self) -> bool {
+        let mut pairs = self.inputs.iter().zip(&other.inputs);
+        pairs.all(|(one, other)| one.shape[1..] == other.shape[1..])
+    }
+
+    fn gone(&self) -> bool {
+        self.reply.is_closed()
+    }
 }
 
 impl Model {
@@ -61,7 +74,7 @@ impl Model {
         signature: Signature,
         backend: Box<dyn Backend>,
         workers: usize,
-        capacity: usize,
+        scheduling: Scheduling,
     ) -> std::io::Result<Arc<Self>> {
         let (alive, ended) = mpsc::channel();
         let model = Arc::new(Self {
@@ -70,9 +83,11 @@ impl Model {
             signature,
             counters: Counters::default(),
             backend,
-            queue: Mutex::default(),
+            queue: Mutex::new(Shared {
+                queue: Queue::new(scheduling),
+                idle: 0,
+            }),
             work: Condvar::new(),
-            capacity,
             workers: Mutex::new(ended),
         });
         for index in 0..workers {
@@ -92,7 +107,7 @@ impl Model {
 
     /// Let the workers finish what is queued, and end.
     pub fn close(&self) {
-        self.lock().closed = true;
+        self.lock().queue.close();
         self.work.notify_all();
     }
 
@@ -104,23 +119,37 @@ impl Model {
 
     /// Requests that wait for a worker.
     pub fn pending(&self) -> usize {
-        self.lock().jobs.len()
+        self.lock().queue.len()
     }
 
     /// Infer: the outputs in the order the request wants them. Dropping the future gives up the place in
     /// the queue.
     pub async fn infer(&self, request: &mut InferRequest) -> Result<Vec<Tensor>> {
         let start = Instant::now();
-        let answer = match self.push(request, start) {
-            Ok(answer) => answer,
+        let (ticket, mut answer) = match self.push(request, start) {
+            Ok(pushed) => pushed,
             Err(failure) => {
                 self.counters.fail(&self.counters.rejected, start.elapsed());
                 return Err(failure);
             }
         };
-        let outcome = answer
-            .await
-            .unwrap_or_else(|_| Err(Failure::internal("the inference was abandoned")));
+        let place = Place {
+            model: self,
+            ticket,
+        };
+        let answered = match ticket.expires {
+            None => answer.await,
+            Some(expires) => match tokio::time::timeout_at(expires.into(), &mut answer).await {
+                Ok(answered) => answered,
+                Err(_) => {
+                    self.expire();
+                    answer.await
+                }
+            },
+        };
+        std::mem::forget(place);
+        let outcome =
+            answered.unwrap_or_else(|_| Err(Failure::internal("the inference was abandoned")));
         if outcome.is_ok() {
             self.counters.succeeded(start.elapsed());
         }
@@ -131,115 +160,111 @@ impl Model {
         &self,
         request: &mut InferRequest,
         now: Instant,
-    ) -> Result<oneshot::Receiver<Result<Vec<Tensor>>>> {
+    ) -> Result<(Ticket, oneshot::Receiver<Result<Vec<Tensor>>>)> {
         let (reply, answer) = oneshot::channel();
+        let inputs = std::mem::take(&mut request.inputs);
         let job = Job {
-            inputs: std::mem::take(&mut request.inputs),
+            rows: match self.signature.max_batch {
+                Some(_) => inputs[0].shape[0] as usize,
+                None => 1,
+            },
+            bytes: inputs.iter().map(|input| input.data.len()).sum(),
+            inputs,
             outputs: request.outputs.iter().map(|wanted| wanted.output).collect(),
-            queued: now,
-            timeout: request.timeout,
             reply,
         };
-        {
-            let mut queue = self.lock();
-            if queue.closed {
-                return Err(Failure::unavailable(format!(
-                    "model '{}' is being unloaded",
-                    self.name
-                )));
-            }
-            if queue.jobs.len() >= self.capacity {
-                return Err(Failure::unavailable(format!(
-                    "Exceeds maximum queue size of model '{}'",
-                    self.name
-                )));
-            }
-            queue.jobs.push_back(job);
+        let mut shared = self.lock();
+        if shared.queue.closed() {
+            return Err(Failure::unavailable(format!(
+                "model '{}' is being unloaded",
+                self.name
+            )));
         }
-        self.work.notify_one();
-        Ok(answer)
+        let pushed = shared.queue.push(job, 0, request.timeout, now);
+        let wake = shared.idle > 0;
+        drop(shared);
+        let ticket = pushed.map_err(|_| {
+            Failure::unavailable(format!(
+                "Exceeds maximum queue size of model '{}'",
+                self.name
+            ))
+        })?;
+        if wake {
+            self.work.notify_one();
+        }
+        Ok((ticket, answer))
     }
 
     /// Wait for work; `None` when there will be no more.
-    fn take(&self) -> Option<Vec<Job>> {
-        let mut queue = self.lock();
+    fn take(&self) -> Option<Vec<Waiting<Job>>> {
+        let mut shared = self.lock();
         loop {
-            let batch = self.form(&mut queue.jobs);
-            if !batch.is_empty() {
-                return Some(batch);
+            let now = Instant::now();
+            let turn = shared.queue.take(now);
+            for waiting in turn.gone {
+                self.forget(&waiting, now);
             }
-            if queue.closed {
+            for waiting in turn.expired {
+                self.refuse_late(waiting, now);
+            }
+            if !turn.batch.is_empty() {
+                if turn.more && shared.idle > 0 {
+                    self.work.notify_one();
+                }
+                drop(shared);
+                for waiting in &turn.batch {
+                    self.counters.queue.add(1, now - waiting.queued);
+                }
+                return Some(turn.batch);
+            }
+            if shared.queue.closed() && shared.queue.is_empty() {
                 return None;
             }
-            queue = self
-                .work
-                .wait(queue)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// The oldest request that still matters, and those that can be executed with it.
-    fn form(&self, jobs: &mut VecDeque<Job>) -> Vec<Job> {
-        let mut batch: Vec<Job> = Vec::new();
-        let mut rows = 0;
-        let mut bytes = 0;
-        let mut index = 0;
-        while index < jobs.len() {
-            let job = &jobs[index];
-            let count = self.rows(job);
-            let joins = match batch.first() {
-                None => true,
-                Some(first) => self.signature.max_batch.is_some_and(|limit| {
-                    rows + count <= limit as i64
-                        && bytes + size(&job.inputs) <= MERGE_UP_TO
-                        && same_but_rows(&first.inputs, &job.inputs)
-                }),
-            };
-            if !joins && !job.reply.is_closed() {
-                index += 1;
-                continue;
-            }
-            let Some(job) = jobs.remove(index) else { break };
-            let waited = job.queued.elapsed();
-            if job.reply.is_closed() {
-                self.counters.fail(&self.counters.cancelled, waited);
-            } else if job.timeout.is_some_and(|timeout| waited > timeout) {
-                self.counters.fail(&self.counters.rejected, waited);
-                let _ = job
-                    .reply
-                    .send(Err(Failure::unavailable("Request timeout expired")));
-            } else {
-                self.counters.queue.add(1, waited);
-                rows += count;
-                bytes += size(&job.inputs);
-                batch.push(job);
-                if self
-                    .signature
-                    .max_batch
-                    .is_none_or(|limit| rows >= limit as i64)
-                {
-                    break;
+            shared.idle += 1;
+            shared = match turn.again {
+                None => self
+                    .work
+                    .wait(shared)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(again) => {
+                    let pause = again.saturating_duration_since(now);
+                    let woken = self.work.wait_timeout(shared, pause);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
                 }
-            }
-        }
-        batch
-    }
-
-    fn rows(&self, job: &Job) -> i64 {
-        match self.signature.max_batch {
-            Some(_) => job.inputs[0].shape[0],
-            None => 1,
+            };
+            shared.idle -= 1;
         }
     }
 
-    fn run(&self, batch: Vec<Job>) {
+    /// Refuse what waited too long while every worker was busy.
+    fn expire(&self) {
+        let now = Instant::now();
+        let expired = self.lock().queue.expire(now);
+        for waiting in expired {
+            self.refuse_late(waiting, now);
+        }
+    }
+
+    fn refuse_late(&self, waiting: Waiting<Job>, now: Instant) {
+        self.counters
+            .fail(&self.counters.rejected, now - waiting.queued);
+        let failure = Failure::unavailable("Request timeout expired");
+        let _ = waiting.job.reply.send(Err(failure));
+    }
+
+    fn forget(&self, waiting: &Waiting<Job>, now: Instant) {
+        self.counters
+            .fail(&self.counters.cancelled, now - waiting.queued);
+    }
+
+    fn run(&self, batch: Vec<Waiting<Job>>) {
         if batch.len() == 1 {
             return batch.into_iter().for_each(|job| self.run_alone(job));
         }
         match self.run_together(&batch) {
             Some(answers) => {
-                for (job, answer) in batch.into_iter().zip(answers) {
-                    let _ = job.reply.send(Ok(answer));
+                for (waiting, answer) in batch.into_iter().zip(answers) {
+                    let _ = waiting.job.reply.send(Ok(answer));
                 }
             }
             // One bad request must not fail the others: find out whose fault it was.
@@ -247,8 +272,9 @@ impl Model {
         }
     }
 
-    fn run_alone(&self, job: Job) {
-        let rows = self.rows(&job) as u64;
+    fn run_alone(&self, waiting: Waiting<Job>) {
+        let Waiting { job, queued, .. } = waiting;
+        let rows = job.rows as u64;
         let outcome = match self.execute(job.inputs, &job.outputs) {
             Ok((outputs, phases)) => {
                 self.counters.executed(1, rows, phases);
@@ -256,7 +282,7 @@ impl Model {
             }
             Err(failure) => {
                 self.counters
-                    .fail(&self.counters.backend_failed, job.queued.elapsed());
+                    .fail(&self.counters.backend_failed, queued.elapsed());
                 Err(failure)
             }
         };
@@ -264,21 +290,30 @@ impl Model {
     }
 
     /// Execute as one batch; `None` when that failed or its outputs cannot be told apart.
-    fn run_together(&self, batch: &[Job]) -> Option<Vec<Vec<Tensor>>> {
+    fn run_together(&self, batch: &[Waiting<Job>]) -> Option<Vec<Vec<Tensor>>> {
         let start = Instant::now();
         let inputs = (0..self.signature.inputs.len())
             .map(|index| {
-                let parts: Vec<&Tensor> = batch.iter().map(|job| &job.inputs[index]).collect();
+                let parts: Vec<&Tensor> = batch
+                    .iter()
+                    .map(|waiting| &waiting.job.inputs[index])
+                    .collect();
                 concatenate(&parts)
             })
             .collect();
-        let mut outputs: Vec<usize> = batch.iter().flat_map(|job| job.outputs.clone()).collect();
+        let mut outputs: Vec<usize> = batch
+            .iter()
+            .flat_map(|waiting| waiting.job.outputs.clone())
+            .collect();
         outputs.sort_unstable();
         outputs.dedup();
         let joining = start.elapsed();
         let (tensors, mut phases) = self.execute(inputs, &outputs).ok()?;
 
-        let rows: Vec<i64> = batch.iter().map(|job| self.rows(job)).collect();
+        let rows: Vec<i64> = batch
+            .iter()
+            .map(|waiting| waiting.job.rows as i64)
+            .collect();
         let mut parts = Vec::with_capacity(outputs.len());
         for (&output, tensor) in outputs.iter().zip(&tensors) {
             let datatype = self.signature.outputs[output].datatype;
@@ -287,12 +322,12 @@ impl Model {
         let answers = batch
             .iter()
             .enumerate()
-            .map(|(index, job)| {
+            .map(|(index, waiting)| {
                 let part = |output: &usize| {
                     let place = outputs.binary_search(output).ok()?;
                     Some(parts[place][index].clone())
                 };
-                job.outputs.iter().map(part).collect()
+                waiting.job.outputs.iter().map(part).collect()
             })
             .collect::<Option<_>>()?;
         phases.input += joining;
@@ -313,7 +348,7 @@ impl Model {
         )
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+    fn lock(&self) -> MutexGuard<'_, Shared> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -323,21 +358,26 @@ impl Model {
     }
 }
 
-fn size(inputs: &[Tensor]) -> usize {
-    inputs.iter().map(|input| input.data.len()).sum()
+/// A request's place in the queue, given up when the caller goes away.
+struct Place<'a> {
+    model: &'a Model,
+    ticket: Ticket,
 }
 
-fn same_but_rows(first: &[Tensor], other: &[Tensor]) -> bool {
-    first
-        .iter()
-        .zip(other)
-        .all(|(first, other)| first.shape[1..] == other.shape[1..])
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let removed = self.model.lock().queue.remove(self.ticket);
+        if let Some(waiting) = removed {
+            self.model.forget(&waiting, Instant::now());
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::datatype::Datatype;
+    use crate::queue::MERGE_UP_TO;
     use crate::request::Wanted;
     use crate::signature::TensorSpec;
     use bytes::Bytes;
@@ -397,7 +437,9 @@ mod tests {
             started,
             go: Mutex::new(gone),
         });
-        let model = Model::start("m".into(), "1".into(), signature, backend, 1, capacity).unwrap();
+        let scheduling = Scheduling::plain(signature.max_batch, capacity);
+        let model =
+            Model::start("m".into(), "1".into(), signature, backend, 1, scheduling).unwrap();
         (model, starts, go)
     }
 
@@ -408,6 +450,7 @@ mod tests {
             model
                 .push(&mut request(value, rows, width), Instant::now())
                 .unwrap()
+                .1
         };
         let first = push(1, 1, 2);
         assert_eq!(starts.recv().unwrap(), [1, 2]); // the worker is busy from here on
@@ -418,7 +461,7 @@ mod tests {
             push(5, 1, 2),
             push(6, 1, 2),
         ];
-        for _ in 0..4 {
+        for _ in 0..5 {
             go.send(()).unwrap();
         }
         assert_eq!(
@@ -434,7 +477,7 @@ mod tests {
             assert_eq!(tensors, request(value, rows, width).inputs);
         }
         let shapes: Vec<_> = starts.try_iter().collect();
-        assert_eq!(shapes, [[4, 2], [1, 3], [3, 2]]);
+        assert_eq!(shapes, [[2, 2], [1, 3], [4, 2], [1, 2]]);
         model.close();
     }
 
@@ -446,6 +489,7 @@ mod tests {
             model
                 .push(&mut request(1, 1, width), Instant::now())
                 .unwrap()
+                .1
         };
         let answers = [push(1), push(width), push(width), push(2), push(2)];
         for _ in &answers {
@@ -466,6 +510,7 @@ mod tests {
             model
                 .push(&mut request(value, 1, 1), Instant::now())
                 .unwrap()
+                .1
         };
         let first = push(1);
         starts.recv().unwrap();
@@ -494,11 +539,11 @@ mod tests {
     #[test]
     fn a_full_queue_refuses_and_a_timeout_expires() {
         let (model, starts, go) = model(1);
-        let first = model.push(&mut request(1, 1, 1), Instant::now()).unwrap();
+        let first = model.push(&mut request(1, 1, 1), Instant::now()).unwrap().1;
         starts.recv().unwrap();
         let mut late = request(2, 1, 1);
         late.timeout = Some(Duration::ZERO);
-        let late = model.push(&mut late, Instant::now()).unwrap();
+        let late = model.push(&mut late, Instant::now()).unwrap().1;
         let full = model
             .push(&mut request(3, 1, 1), Instant::now())
             .unwrap_err();

@@ -17,8 +17,10 @@ use crate::signature::{Signature, TensorSpec};
 use crate::state::{Control, State};
 
 mod backend;
+mod scheduling;
 
 use backend::{Batch, Memory, PythonBackend};
+use scheduling::SchedulingView;
 
 /// Turn an exception into a failure: one of the package's own errors names its code, any other is a bug
 /// and is logged with its traceback.
@@ -168,7 +170,8 @@ impl Server {
         self.native.state.set_ready(ready);
     }
 
-    #[pyo3(signature = (name, version, *, signature, execute, workers))]
+    #[pyo3(signature = (name, version, *, signature, execute, workers, scheduling))]
+    #[expect(clippy::too_many_arguments, reason = "they are keywords")]
     fn add_model(
         &self,
         py: Python<'_>,
@@ -177,12 +180,14 @@ impl Server {
         signature: SignatureView,
         execute: Py<PyAny>,
         workers: usize,
+        scheduling: SchedulingView,
     ) -> PyResult<()> {
         let signature = Signature {
             inputs: specs(signature.inputs)?,
             outputs: specs(signature.outputs)?,
             max_batch: signature.max_batch,
         };
+        let scheduling = scheduling.read(signature.max_batch, self.queue_size)?;
         let backend = Box::new(PythonBackend::new(py, &name, &signature, execute)?);
         let number = version.to_string();
         let model = Model::start(
@@ -191,7 +196,7 @@ impl Server {
             signature,
             backend,
             workers,
-            self.queue_size,
+            scheduling,
         )?;
         self.native.state.put(&name, version, Some(model));
         Ok(())

@@ -11,6 +11,7 @@ from capstan_serving._native import Server
 from capstan_serving.catalog import Catalog
 from capstan_serving.control import Control
 from capstan_serving.errors import InvalidArgument, Unavailable
+from capstan_serving.scheduling import Scheduling
 from capstan_serving.signature import Signature, TensorSpec
 
 SIGNATURE = Signature(
@@ -24,12 +25,19 @@ SIGNATURE = Signature(
 def serve():
     servers = []
 
-    def serve(execute, signature=SIGNATURE):
+    def serve(execute, signature=SIGNATURE, workers=2, **scheduling):
         server = Server(
             Control(Catalog()), host="127.0.0.1", ports=(0, 0, 0), max_request_bytes=1 << 20, queue_size=64
         )
         servers.append(server)
-        server.add_model("m", 1, signature=signature, execute=execute, workers=2)
+        server.add_model(
+            "m",
+            1,
+            signature=signature,
+            execute=execute,
+            workers=workers,
+            scheduling=Scheduling(**scheduling),
+        )
         server.set_ready(True)
         return server
 

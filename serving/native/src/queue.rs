@@ -1,0 +1,329 @@
+//! Which requests are executed next, and together. Pure: it is told the time, and neither waits nor locks, so
+//! it does not matter who asks.
+//!
+//! The order is that of priorities, and within one that of arrival. The next request takes those of equal shapes
+//! along, up to the model's limit; those of other shapes stay. It waits for more to come only while nothing else
+//! could be done: Triton's rules, except that Triton's batches end at the first request of another shape.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::scheduling::Scheduling;
+
+/// Requests whose inputs together exceed this are not merged: copying them would cost more than it saves.
+pub const MERGE_UP_TO: usize = 1 << 20;
+
+/// Emptied lanes are kept for the next request, up to this many.
+const KEPT_LANES: usize = 16;
+
+/// What the queue needs to know of a request.
+pub trait Job {
+    fn rows(&self) -> usize;
+    fn bytes(&self) -> usize;
+    /// Whether both can be part of one batch.
+    fn fits(&self, other: &Self) -> bool;
+    /// Nobody waits for its answer any more.
+    fn gone(&self) -> bool;
+}
+
+/// A request in the queue.
+#[derive(Debug)]
+pub struct Waiting<J> {
+    pub job: J,
+    pub queued: Instant,
+    expires: Option<Instant>,
+    number: u64,
+}
+
+/// A place in the queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticket {
+    level: u64,
+    number: u64,
+    /// When the request will be refused, if it still waits: `expire` is to be called then.
+    pub expires: Option<Instant>,
+}
+
+/// What is to be done now.
+pub struct Turn<J> {
+    /// To execute, together; empty when there is nothing.
+    pub batch: Vec<Waiting<J>>,
+    /// To refuse: they waited too long.
+    pub expired: Vec<Waiting<J>>,
+    /// To forget: nobody waits for their answers.
+    pub gone: Vec<Waiting<J>>,
+    /// With an empty batch: when to ask again, unless a request comes before.
+    pub again: Option<Instant>,
+    /// There is more to do: somebody else should ask, too.
+    pub more: bool,
+}
+
+pub struct Queue<J> {
+    scheduling: Scheduling,
+    /// By level, those that waited too long after the others.
+    lanes: BTreeMap<(u64, bool), Lane<J>>,
+    length: usize,
+    pushed: u64,
+    closed: bool,
+}
+
+struct Lane<J> {
+    jobs: VecDeque<Waiting<J>>,
+    /// None of them expires before this.
+    earliest: Option<Instant>,
+}
+
+enum Decision {
+    /// Execute the next request, with as many others as make this number.
+    Now(usize),
+    Later(Option<Instant>),
+}
+
+impl<J: Job> Queue<J> {
+    pub fn new(scheduling: Scheduling) -> Self {
+        Self {
+            scheduling,
+            lanes: BTreeMap::new(),
+            length: 0,
+            pushed: 0,
+            closed: false,
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// From here on nothing is taken in, and nothing waits for more to come.
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
+
+    pub fn closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Take in a request; it comes back when there is no room for it.
+    pub fn push(
+        &mut self,
+        job: J,
+        priority: u64,
+        timeout: Option<Duration>,
+        now: Instant,
+    ) -> Result<Ticket, J> {
+        let level = self.scheduling.level(priority);
+        let policy = self.scheduling.policy(level);
+        let waiting = |late| {
+            self.lanes
+                .get(&(level, late))
+                .map_or(0, |lane| lane.jobs.len())
+        };
+        let full = |limit| waiting(false) + waiting(true) >= limit;
+        if self.length >= self.scheduling.capacity || policy.max_size.is_some_and(full) {
+            return Err(job);
+        }
+        let expires = policy
+            .timeout(timeout)
+            .and_then(|timeout| now.checked_add(timeout));
+        let refused_at = expires.filter(|_| !policy.delay);
+        self.pushed += 1;
+        let number = self.pushed;
+        self.lane((level, false)).add(Waiting {
+            job,
+            queued: now,
+            expires,
+            number,
+        });
+        self.length += 1;
+        Ok(Ticket {
+            level,
+            number,
+            expires: refused_at,
+        })
+    }
+
+    /// Give up a place; the request, if it still waited.
+    pub fn remove(&mut self, ticket: Ticket) -> Option<Waiting<J>> {
+        let removed = [false, true].into_iter().find_map(|late| {
+            let lane = self.lanes.get_mut(&(ticket.level, late))?;
+            let index = match late {
+                false => lane
+                    .jobs
+                    .binary_search_by_key(&ticket.number, |job| job.number)
+                    .ok()?,
+                true => lane
+                    .jobs
+                    .iter()
+                    .position(|job| job.number == ticket.number)?,
+            };
+            lane.jobs.remove(index)
+        })?;
+        self.length -= 1;
+        Some(removed)
+    }
+
+    /// Those that waited too long and are to be refused.
+    pub fn expire(&mut self, now: Instant) -> Vec<Waiting<J>> {
+        let mut expired = Vec::new();
+        let due: Vec<u64> = self
+            .lanes
+            .iter()
+            .filter(|((_, late), lane)| {
+                !late && lane.earliest.is_some_and(|earliest| earliest <= now)
+            })
+            .map(|((level, _), _)| *level)
+            .collect();
+        for level in due {
+            let Some(lane) = self.lanes.get_mut(&(level, false)) else {
+                continue;
+            };
+            let late = lane.expire(now);
+            if self.scheduling.policy(level).delay {
+                let after = self.lane((level, true));
+                late.into_iter().for_each(|job| after.add(job));
+            } else {
+                self.length -= late.len();
+                expired.extend(late);
+            }
+        }
+        expired
+    }
+
+    /// What to do now.
+    pub fn take(&mut self, now: Instant) -> Turn<J> {
+        let mut turn = Turn {
+            expired: self.expire(now),
+            batch: Vec::new(),
+            gone: Vec::new(),
+            again: None,
+            more: false,
+        };
+        match self.decide(now) {
+            Decision::Now(count) => self.collect(count, &mut turn),
+            Decision::Later(again) => turn.again = again,
+        }
+        turn
+    }
+
+    fn decide(&self, now: Instant) -> Decision {
+        let rules = &self.scheduling;
+        let mut first: Option<&J> = None;
+        let mut oldest = now;
+        let (mut count, mut rows, mut bytes) = (0, 0, 0);
+        // How many make a preferred size, or come nearest to the largest of them.
+        let mut best = None;
+        // The batch cannot grow, or something else waits for its turn.
+        let mut complete = self.closed;
+        for waiting in self.lanes.values().flat_map(|lane| &lane.jobs) {
+            let job = &waiting.job;
+            if job.gone() {
+                continue;
+            }
+            let Some(limit) = rules.max_rows else {
+                return Decision::Now(1);
+            };
+            let enough = rules.preferred.last().copied().unwrap_or(limit);
+            if let Some(first) = first {
+                if !first.fits(job) {
+                    complete = true;
+                    if rules.preserve_ordering {
+                        break;
+                    }
+                    continue;
+                }
+                if rows + job.rows() > enough && best.is_none() {
+                    best = Some(count);
+                }
+                if rows + job.rows() > limit || bytes + job.bytes() > MERGE_UP_TO {
+                    complete = true;
+                    break;
+                }
+            }
+            first = first.or(Some(job));
+            oldest = oldest.min(waiting.queued);
+            count += 1;
+            rows += job.rows();
+            bytes += job.bytes();
+            if rules.preferred.contains(&rows) {
+                best = Some(count);
+            }
+            if rows >= limit {
+                complete = true;
+                break;
+            }
+        }
+        if count == 0 && self.length == 0 {
+            return Decision::Later(None);
+        }
+        let until = oldest + rules.delay;
+        let enough = rules.preferred.last().is_some_and(|&most| rows >= most);
+        match best {
+            Some(best) if rules.delay.is_zero() || now < until => Decision::Now(best),
+            _ if complete || enough || now >= until => Decision::Now(count),
+            _ => Decision::Later(self.earliest().into_iter().chain([until]).min()),
+        }
+    }
+
+    /// Take out the next request and those that go with it, until they are as many as they should be.
+    fn collect(&mut self, count: usize, turn: &mut Turn<J>) {
+        let before = self.length;
+        for lane in self.lanes.values_mut() {
+            let mut index = 0;
+            while index < lane.jobs.len() && (turn.batch.len() < count || count == 0) {
+                let job = &lane.jobs[index].job;
+                let gone = job.gone();
+                let fits = turn.batch.first().is_none_or(|first| first.job.fits(job));
+                if !gone && !fits {
+                    index += 1;
+                    continue;
+                }
+                let Some(taken) = lane.jobs.remove(index) else {
+                    break;
+                };
+                match gone {
+                    true => turn.gone.push(taken),
+                    false => turn.batch.push(taken),
+                }
+            }
+        }
+        self.length = before - turn.batch.len() - turn.gone.len();
+        turn.more = self.length > 0;
+        if self.lanes.len() > KEPT_LANES {
+            self.lanes.retain(|_, lane| !lane.jobs.is_empty());
+        }
+    }
+
+    /// When the next request expires, at the earliest.
+    fn earliest(&self) -> Option<Instant> {
+        let lanes = self.lanes.iter().filter(|((_, late), _)| !late);
+        lanes.filter_map(|(_, lane)| lane.earliest).min()
+    }
+
+    fn lane(&mut self, key: (u64, bool)) -> &mut Lane<J> {
+        self.lanes.entry(key).or_insert_with(|| Lane {
+            jobs: VecDeque::new(),
+            earliest: None,
+        })
+    }
+}
+
+impl<J> Lane<J> {
+    fn add(&mut self, waiting: Waiting<J>) {
+        self.earliest = self.earliest.into_iter().chain(waiting.expires).min();
+        self.jobs.push_back(waiting);
+    }
+
+    /// Take out those whose time is over.
+    fn expire(&mut self, now: Instant) -> Vec<Waiting<J>> {
+        let (late, kept) = self.jobs.drain(..).partition::<Vec<_>, _>(|waiting| {
+            waiting.expires.is_some_and(|expires| expires <= now)
+        });
+        self.jobs.extend(kept);
+        self.earliest = self.jobs.iter().filter_map(|waiting| waiting.expires).min();
+        late
+    }
+}

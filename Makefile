@@ -10,7 +10,7 @@ RUN := scripts/run
 SYNC := . scripts/environment.sh; uv sync --quiet --frozen
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit check format generate cluster bench-operator images sbom audit down clean sync
+.PHONY: help conformance demo test unit check format generate cluster bench-operator images sbom audit down clean sync
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test: ## every check and test, on a real Kubernetes; prints the time of each sta
 
 unit: sync ## the fast tests: no cluster, nothing built from Go
 	@$(RUN) pytest -q -m 'not cluster and not tools'
+
+conformance: sync ## what a server of the Open Inference Protocol does and does not: URL=localhost:8000 GRPC=localhost:8001
+	@CONFORMANCE_URL=$(URL) CONFORMANCE_GRPC=$(GRPC) $(RUN) pytest -q -p no:cacheprovider tests/conformance --tb=short $(ARGS)
 
 check: sync ## formatters, linters, types, layers
 	@scripts/check

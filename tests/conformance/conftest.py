@@ -1,7 +1,7 @@
 """Which server is checked, and the table at the end.
 
-CONFORMANCE_URL and CONFORMANCE_GRPC name it (`make conformance URL=... GRPC=...`); without them a server of our
-own is started on the model repository that the suite makes.
+CONFORMANCE_URL and CONFORMANCE_GRPC name it (`make conformance URL=... GRPC=...`); without them a server of
+our own is started on the model repository that the suite makes.
 """
 
 import os

@@ -2,8 +2,8 @@
 
     python tests/conformance/models.py DIR
 
-Every check names the model it needs; a server that lacks one is asked the rest. What each does is said here, so
-that a server without an ONNX backend can be given the same by its own means.
+Every check names the model it needs; a server that lacks one is asked the rest. What each does is said here,
+so that a server without an ONNX backend can be given the same by its own means.
 """
 
 import sys

@@ -38,8 +38,8 @@ CODES = {
 }
 
 
-#: The answer to what is the caller's fault. It should be 400; Triton's JSON parser and its repository say INTERNAL
-#: so that no client can rely on more.
+#: The answer to what is the caller's fault. It should be 400; Triton's JSON parser and its repository say
+#: INTERNAL, so that no client can rely on more.
 REFUSED = (400, 500)
 
 

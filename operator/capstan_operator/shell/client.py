@@ -40,10 +40,10 @@ class Api(Protocol):
     async def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
         """Return the object, or None when there is none."""
 
-    async def list(
+    def pages(
         self, resource: Resource, namespace: str | None, selector: str | None = None
-    ) -> tuple[list[Manifest], str]:
-        """Return all objects and the resourceVersion of the list. Gone when the kind is not installed."""
+    ) -> AsyncGenerator[tuple[list[Manifest], str], None]:
+        """Yield pages of objects, each with the list's resourceVersion. Gone: the kind is not installed."""
 
     def watch(
         self, resource: Resource, namespace: str | None, since: str, selector: str | None = None
@@ -97,21 +97,19 @@ class KubernetesApi:
         except Gone:
             return None
 
-    async def list(
+    async def pages(
         self, resource: Resource, namespace: str | None, selector: str | None = None
-    ) -> tuple[list[Manifest], str]:
-        """See Api. Read in pages of one consistent snapshot; items get the kind that lists leave out."""
+    ) -> AsyncGenerator[tuple[list[Manifest], str], None]:
+        """See Api. The pages are of one consistent snapshot; items get the kind that lists leave out."""
         query = {"limit": str(PAGE)} | _selecting(selector)
-        items: list[Manifest] = []
         while True:
             page = await self._json("list", "GET", resource.path(namespace), query)
-            items += [
-                item | {"apiVersion": resource.api_version, "kind": resource.kind}
-                for item in page.get("items") or ()
-            ]
             metadata = page.get("metadata") or {}
+            items = page.get("items") or ()
+            kind = {"apiVersion": resource.api_version, "kind": resource.kind}
+            yield [item | kind for item in items], str(metadata.get("resourceVersion", ""))
             if not metadata.get("continue"):
-                return items, str(metadata.get("resourceVersion", ""))
+                return
             query["continue"] = metadata["continue"]
 
     async def watch(

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from capstan_operator.api import inference_service, training_job
 from capstan_operator.core import conditions, get
 from capstan_operator.core.model import Manifest
+from capstan_operator.shell.store import Held
 
 #: A resource that no pass has been over yet.
 ACCEPTED: Final = "Accepted"
@@ -27,52 +28,57 @@ class Family(NamedTuple):
     kind: str = "gauge"
 
 
+class Told(NamedTuple):
+    """What is told of one version of a resource: where it is, its phase, and its lines of each family."""
+
+    version: int
+    namespace: str
+    phase: str
+    lines: list[str]
+
+
 class Fleet:
     """The fleet's text. A resource is read again when it has changed, and not at each scrape."""
 
     def __init__(self) -> None:
-        self._read: dict[str, tuple[str, list[str]]] = {}
+        self._told: dict[str, Told] = {}
 
-    def exposition(self, jobs: list[Manifest], services: list[Manifest]) -> str:
+    def exposition(self, jobs: Iterable[Held], services: Iterable[Held]) -> str:
         """Everything, in Prometheus' text format."""
+        known, self._told = self._told, {}
+        tables = [
+            (kind, prefix, families, [self._tell(held, prefix, families, known) for held in objects])
+            for kind, prefix, families, objects in (
+                (training_job.KIND, "capstan_trainingjob_", (*COMMON, *JOBS), jobs),
+                (inference_service.KIND, "capstan_inferenceservice_", (*COMMON, *SERVICES), services),
+            )
+        ]
         text = list(_head("capstan_operator_resources", "Resources by kind, namespace and phase.", "gauge"))
-        for kind, objects in ((training_job.KIND, jobs), (inference_service.KIND, services)):
-            counts = Counter((get.text(obj, "metadata", "namespace"), _phase(obj)) for obj in objects)
-            for (namespace, phase), count in sorted(counts.items()):
+        for kind, _, _, rows in tables:
+            for (namespace, phase), count in sorted(Counter((r.namespace, r.phase) for r in rows).items()):
                 labels = f'kind="{kind}",namespace="{namespace}",phase="{_escaped(phase)}"'
                 text.append(f"capstan_operator_resources{{{labels}}} {count}\n")
-        read: dict[str, tuple[str, list[str]]] = {}
-        for prefix, objects, families in (
-            ("capstan_trainingjob_", jobs, (*COMMON, *JOBS)),
-            ("capstan_inferenceservice_", services, (*COMMON, *SERVICES)),
-        ):
-            columns = [self._series(obj, prefix, families, read) for obj in objects]
+        for _, prefix, families, rows in tables:
             for number, family in enumerate(families):
                 text += _head(prefix + family.name, family.text, family.kind)
-                text += [column[number] for column in columns]
-        self._read = read
+                text += [row.lines[number] for row in rows]
         return "".join(text)
 
-    def _series(
-        self,
-        obj: Manifest,
-        prefix: str,
-        families: tuple[Family, ...],
-        read: dict[str, tuple[str, list[str]]],
-    ) -> list[str]:
-        """A resource's lines of each family."""
-        uid, version = (get.text(obj, "metadata", field) for field in ("uid", "resourceVersion"))
-        known, lines = self._read.get(uid, ("", []))
-        if not version or known != version:
-            name = f'namespace="{get.text(obj, "metadata", "namespace")}",name="{get.name(obj)}"'
+    def _tell(self, held: Held, prefix: str, families: tuple[Family, ...], known: dict[str, Told]) -> Told:
+        told = known.get(held.uid)
+        if told is None or told.version != held.version:
+            obj = held.manifest()
+            namespace = get.text(obj, "metadata", "namespace")
+            name = f'namespace="{namespace}",name="{get.name(obj)}"'
             lines = [
                 "".join(
                     f"{prefix}{family.name}{{{name}{more}}} {value}\n" for more, value in family.series(obj)
                 )
                 for family in families
             ]
-        read[uid] = version, lines
-        return lines
+            told = Told(held.version, namespace, _phase(obj), lines)
+        self._told[held.uid] = told
+        return told
 
 
 def _head(name: str, text: str, kind: str) -> Iterator[str]:

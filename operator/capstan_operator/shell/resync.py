@@ -19,6 +19,7 @@ from capstan_operator.shell.errors import Gone, ShellError
 from capstan_operator.shell.keys import Resource
 from capstan_operator.shell.queue import WorkQueue, backoff
 from capstan_operator.shell.store import Store
+from capstan_operator.shell.watch import relist
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class Resync:
 
     async def _list(self, resource: Resource, namespace: str | None, failures: int) -> bool:
         try:
-            objects, version = await self._api.list(resource, namespace)
+            await relist(self._api, self._store, resource, namespace)
         except Gone:
             self._store.drop(resource, namespace)
             if failures == 0:
@@ -86,6 +87,5 @@ class Resync:
         except ShellError as error:
             logger.warning("listing %s failed, trying again: %s", resource.plural, error)
         else:
-            self._store.replace(resource, namespace, objects, int(version) if version.isdecimal() else 0)
             return True
         return False

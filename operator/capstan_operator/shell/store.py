@@ -3,12 +3,16 @@
 The store is fed by watches, by relists and by our own writes, in any order, repeated or late. It only ever
 moves forward: an object is replaced by a newer resourceVersion (numbers that only grow, per KEP-5504) and
 what is known to be deleted is not brought back by news that is older. It does no I/O and knows no clock.
+
+Objects are kept as JSON, and read anew each time they are asked for: a fleet at rest is read seldom, and as
+Python's objects each would take ten times as much memory.
 """
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import NamedTuple
 
 from capstan_operator.core.model import Manifest
@@ -26,6 +30,20 @@ class Identity(NamedTuple):
     kind: str
     namespace: str
     name: str
+
+
+class Held(NamedTuple):
+    """What is kept of an object: its incarnation, its version, whose it is, and all of it as JSON."""
+
+    uid: str
+    version: int
+    owner: Key | None
+    packed: bytes
+
+    def manifest(self) -> Manifest:
+        """Return the object; changing it changes nothing here."""
+        found: Manifest = json.loads(self.packed)
+        return found
 
 
 def version_of(obj: Manifest) -> int:
@@ -47,26 +65,27 @@ class Store:
     ) -> None:
         self._owner = owner
         self._changed = changed
-        self._objects: dict[Identity, Manifest] = {}
+        self._objects: dict[Identity, Held] = {}
         self._by_owner: dict[Key, set[Identity]] = {}
         self._gone: OrderedDict[str, int] = OrderedDict()
 
     def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
         """Return the object, or None when it is not known to exist."""
-        return self._objects.get(Identity(kind, namespace, name))
+        held = self._objects.get(Identity(kind, namespace, name))
+        return None if held is None else held.manifest()
 
     def owned(self, key: Key) -> tuple[Manifest, ...]:
         """Return the objects indexed under this key, in a stable order."""
-        return tuple(self._objects[identity] for identity in sorted(self._by_owner.get(key, ())))
+        return tuple(self._objects[identity].manifest() for identity in sorted(self._by_owner.get(key, ())))
 
     def keys(self, kind: str) -> list[Key]:
         """Return the owners' keys of all objects of a kind."""
-        found = {self._owner(obj) for identity, obj in self._objects.items() if identity.kind == kind}
+        found = {held.owner for held in self.of_kind(kind)}
         return sorted(key for key in found if key is not None)
 
-    def of_kind(self, kind: str) -> list[Manifest]:
+    def of_kind(self, kind: str) -> list[Held]:
         """Return all objects of a kind, in no order."""
-        return [obj for identity, obj in self._objects.items() if identity.kind == kind]
+        return [held for identity, held in self._objects.items() if identity.kind == kind]
 
     def count(self) -> dict[str, int]:
         """Return how many objects of each kind are held."""
@@ -82,53 +101,55 @@ class Store:
             return False
         current = self._objects.get(identity)
         if current is not None:
-            if version <= version_of(current):
+            if version <= current.version:
                 return False
-            if _uid(current) != uid:
-                self._bury(_uid(current), FOREVER)
+            if current.uid != uid:
+                self._bury(current.uid, FOREVER)
             self._forget(identity, current)
-        metadata = {name: value for name, value in obj["metadata"].items() if name != "managedFields"}
-        obj = {**obj, "metadata": metadata}  # half of an object's size, and of no use to a plan
-        self._objects[identity] = obj
         owner = self._owner(obj)
+        self._objects[identity] = Held(uid, version, owner, _packed(obj))
         if owner is not None:
             self._by_owner.setdefault(owner, set()).add(identity)
-        self._tell({owner, None if current is None else self._owner(current)})
+        self._tell({owner, None if current is None else current.owner})
         return True
 
     def remove(self, obj: Manifest, version: int | None = None) -> bool:
         """Take out an object that was deleted (or left our selector) at `version`, by default its own."""
-        identity, uid = _identity(obj), _uid(obj)
-        at = version_of(obj) if version is None else version
-        current = self._objects.get(identity)
-        if current is not None and _uid(current) == uid and version_of(current) > at:
-            return False
-        self._bury(uid, at)
-        if current is None or _uid(current) != uid:
-            return False
-        self._forget(identity, current)
-        self._tell({self._owner(current)})
-        return True
+        return self._remove(_identity(obj), _uid(obj), version_of(obj) if version is None else version)
 
-    def replace(
-        self, resource: Resource, namespace: str | None, objects: Iterable[Manifest], version: int
-    ) -> None:
-        """Take in a complete list made at `version`: what it lacks, and is not newer, has been deleted."""
-        listed = {_identity(obj): obj for obj in objects}
-        for identity, obj in list(self._objects.items()):
-            if identity.kind != resource.kind or namespace not in (None, identity.namespace):
-                continue
-            if identity not in listed:
-                self.remove(obj, version)
-        for obj in listed.values():
+    def take(self, objects: Iterable[Manifest]) -> set[Identity]:
+        """Take in a part of a list; return what it held."""
+        listed = set()
+        for obj in objects:
+            listed.add(_identity(obj))
             self.put(obj)
+        return listed
+
+    def retain(
+        self, resource: Resource, namespace: str | None, listed: Container[Identity], version: int
+    ) -> None:
+        """Take out what a complete list made at `version` lacks and is not newer: it has been deleted."""
+        for identity, held in list(self._objects.items()):
+            if identity not in listed and _is_of(identity, resource, namespace):
+                self._remove(identity, held.uid, version)
 
     def drop(self, resource: Resource, namespace: str | None) -> None:
         """Forget a kind that is not served at the moment. Nothing is buried: it may come back as it was."""
-        for identity, obj in list(self._objects.items()):
-            if identity.kind == resource.kind and namespace in (None, identity.namespace):
-                self._forget(identity, obj)
-                self._tell({self._owner(obj)})
+        for identity, held in list(self._objects.items()):
+            if _is_of(identity, resource, namespace):
+                self._forget(identity, held)
+                self._tell({held.owner})
+
+    def _remove(self, identity: Identity, uid: str, at: int) -> bool:
+        current = self._objects.get(identity)
+        if current is not None and current.uid == uid and current.version > at:
+            return False
+        self._bury(uid, at)
+        if current is None or current.uid != uid:
+            return False
+        self._forget(identity, current)
+        self._tell({current.owner})
+        return True
 
     def _bury(self, uid: str, version: int) -> None:
         self._gone[uid] = max(version, self._gone.get(uid, 0))
@@ -136,14 +157,13 @@ class Store:
         while len(self._gone) > TOMBSTONES:
             self._gone.popitem(last=False)
 
-    def _forget(self, identity: Identity, current: Manifest) -> None:
+    def _forget(self, identity: Identity, current: Held) -> None:
         del self._objects[identity]
-        owner = self._owner(current)
-        if owner is not None:
-            siblings = self._by_owner[owner]
+        if current.owner is not None:
+            siblings = self._by_owner[current.owner]
             siblings.discard(identity)
             if not siblings:
-                del self._by_owner[owner]
+                del self._by_owner[current.owner]
 
     def _tell(self, owners: Iterable[Key | None]) -> None:
         for owner in owners:
@@ -154,6 +174,16 @@ class Store:
 def _identity(obj: Manifest) -> Identity:
     metadata = obj["metadata"]
     return Identity(obj["kind"], metadata.get("namespace", ""), metadata["name"])
+
+
+def _is_of(identity: Identity, resource: Resource, namespace: str | None) -> bool:
+    return identity.kind == resource.kind and namespace in (None, identity.namespace)
+
+
+def _packed(obj: Manifest) -> bytes:
+    """All of an object but managedFields: half of its size, and of no use to a plan."""
+    metadata = {name: value for name, value in obj["metadata"].items() if name != "managedFields"}
+    return json.dumps({**obj, "metadata": metadata}, separators=(",", ":")).encode()
 
 
 def _uid(obj: Manifest) -> str:

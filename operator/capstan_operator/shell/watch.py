@@ -19,7 +19,7 @@ from capstan_operator.shell.errors import ShellError, Transient
 from capstan_operator.shell.keys import Resource
 from capstan_operator.shell.metrics import Metrics
 from capstan_operator.shell.queue import backoff
-from capstan_operator.shell.store import Store, version_of
+from capstan_operator.shell.store import Identity, Store, version_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,20 @@ RELIST_EVERY = 900.0
 LONGEST_PAUSE = 15.0
 #: So many broken streams in a row without one event between them, and we list anew.
 PATIENCE = 5
+
+
+async def relist(
+    api: Api, store: Store, resource: Resource, namespace: str | None, selector: str | None = None
+) -> str:
+    """Make the store agree with a new list, taken in page by page; return that list's resourceVersion."""
+    listed: set[Identity] = set()
+    since = ""
+    async with aclosing(api.pages(resource, namespace, selector)) as pages:
+        async for objects, version in pages:
+            listed |= store.take(objects)
+            since = version
+    store.retain(resource, namespace, listed, int(since) if since.isdecimal() else 0)
+    return since
 
 
 class Expired(Exception):
@@ -77,8 +91,7 @@ class Reflector:
                 await self._trouble("list", error)
 
     async def _list(self) -> str:
-        objects, since = await self._api.list(self._resource, self._namespace, self._selector)
-        self._store.replace(self._resource, self._namespace, objects, int(since) if since.isdecimal() else 0)
+        since = await relist(self._api, self._store, self._resource, self._namespace, self._selector)
         self.synced.set()
         return since
 

@@ -99,9 +99,9 @@ class Api:
             return result
         raise Crash if fault.crash else Transient("no answer", status=503)
 
-    async def list(
+    def pages(
         self, resource: Resource, namespace: str | None, selector: str | None = None
-    ) -> tuple[list[Manifest], str]:
+    ) -> AsyncGenerator[tuple[list[Manifest], str], None]:
         raise NotImplementedError
 
     def watch(
@@ -169,7 +169,7 @@ class Operator:
         store = self._resources if kind in OWN else self._children
         resource = (OWN | CHILDREN)[kind]
         found = [obj for obj in self._cluster.of(kind) if kind in OWN or _selected(obj)]
-        store.replace(resource, None, found, self._cluster.version)
+        store.retain(resource, None, store.take(found), self._cluster.version)
         for own in OWN:
             for key in self._resources.keys(own):
                 self._queue.add(key)

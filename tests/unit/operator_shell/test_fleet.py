@@ -1,15 +1,18 @@
 """The fleet's metrics: whatever a status says or lacks, the page parses, and is quick for thousands."""
 
+import json
 import time
 from typing import Any
 
 from capstan_operator.shell.fleet import Fleet
+from capstan_operator.shell.store import Held
 from prometheus_client.parser import text_string_to_metric_families
 
 
-def resource(kind: str, name: str, status: Any = None, namespace: str = "ns") -> dict[str, Any]:
+def resource(kind: str, name: str, status: Any = None, namespace: str = "ns", version: int = 1) -> Held:
     found = {"kind": kind, "metadata": {"namespace": namespace, "name": name}}
-    return found | ({} if status is None else {"status": status})
+    found |= {} if status is None else {"status": status}
+    return Held(f"uid of {name}", version, None, json.dumps(found).encode())
 
 
 def series(page: str) -> dict[str, float]:
@@ -93,13 +96,12 @@ def test_a_status_that_makes_no_sense_spoils_no_page() -> None:
 def test_what_has_changed_is_told_anew_and_what_has_gone_no_more() -> None:
     fleet = Fleet()
 
-    def at(version: str, phase: str) -> dict[str, Any]:
-        found = resource("TrainingJob", "digits", {"phase": phase})
-        return found | {"metadata": found["metadata"] | {"uid": "u", "resourceVersion": version}}
+    def at(version: int, phase: str) -> Held:
+        return resource("TrainingJob", "digits", {"phase": phase}, version=version)
 
-    assert 'name="digits",phase="Running"' in fleet.exposition([at("1", "Running")], [])
-    assert 'name="digits",phase="Running"' in fleet.exposition([at("1", "Running")], [])
-    page = fleet.exposition([at("2", "Succeeded")], [])
+    assert 'name="digits",phase="Running"' in fleet.exposition([at(1, "Running")], [])
+    assert 'name="digits",phase="Running"' in fleet.exposition([at(1, "Running")], [])
+    page = fleet.exposition([at(2, "Succeeded")], [])
     assert 'name="digits",phase="Succeeded"' in page
     assert "Running" not in page
     assert "digits" not in fleet.exposition([], [])

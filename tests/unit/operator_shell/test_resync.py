@@ -1,6 +1,7 @@
 """The resync has looked at what a list shows to be new, and at everything once in a while."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -23,8 +24,9 @@ class Lists:
     def __init__(self) -> None:
         self.objects = [widget("a", "1"), widget("b", "2")]
 
-    async def list(self, *_: object) -> tuple[list[dict[str, Any]], str]:
-        return self.objects, "9"
+    async def pages(self, *_: object) -> AsyncGenerator[tuple[list[dict[str, Any]], str], None]:
+        for obj in self.objects:
+            yield [obj], "9"
 
 
 async def test_at_rest_only_every_twelfth_list_has_all_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,10 @@ def key(name: str = "w") -> Key:
     return Key("Widget", "ns", name)
 
 
+def listed(store: Store, namespace: str | None, objects: list[Manifest], version: int) -> None:
+    store.retain(PODS, namespace, store.take(objects), version)
+
+
 def held(store: Store, name: str = "p") -> Manifest | None:
     return store.get("Pod", "ns", name)
 
@@ -91,20 +95,20 @@ def test_a_list_removes_what_it_lacks_but_not_what_is_newer_than_it() -> None:
     store.put(pod(20, uid="new", name="new", owner="b"))
     store.put(pod(6, uid="other", name="q", owner="c") | {"kind": "Job"})
     told.clear()
-    store.replace(PODS, None, [pod(8, uid="listed", name="listed", owner="d")], 10)
+    listed(store, None, [pod(8, uid="listed", name="listed", owner="d")], 10)
     assert held(store, "old") is None
     assert held(store, "new") is not None
     assert held(store, "listed") is not None
     assert store.get("Job", "ns", "q") is not None
-    assert told == [key("a"), key("d")]
+    assert told == [key("d"), key("a")]
 
 
 def test_a_list_of_one_namespace_says_nothing_about_another() -> None:
     store = Store(owner_of)
     store.put(pod(5))
-    store.replace(PODS, "elsewhere", [], 10)
+    listed(store, "elsewhere", [], 10)
     assert held(store) is not None
-    store.replace(PODS, "ns", [], 10)
+    listed(store, "ns", [], 10)
     assert held(store) is None
 
 
@@ -112,7 +116,7 @@ def test_an_object_deleted_by_us_is_not_listed_back_to_life() -> None:
     store = Store(owner_of)
     store.put(pod(5))
     store.remove(pod(5), FOREVER)
-    store.replace(PODS, None, [pod(5)], 10)
+    listed(store, None, [pod(5)], 10)
     assert held(store) is None
 
 
@@ -122,6 +126,18 @@ def test_a_kind_that_is_not_served_is_forgotten_but_not_buried() -> None:
     store.drop(PODS, None)
     assert held(store) is None
     assert store.put(pod(5))
+
+
+def test_what_is_held_is_nobodys_to_change() -> None:
+    store = Store(owner_of)
+    mine = pod(5, spec={"containers": []})
+    mine["metadata"]["managedFields"] = [{"manager": "kubectl"}]
+    store.put(mine)
+    mine["spec"]["containers"].append("more")
+    seen = held(store)
+    assert seen == pod(5, spec={"containers": []})
+    seen["spec"]["containers"].append("more")
+    assert store.owned(key()) == (pod(5, spec={"containers": []}),)
 
 
 def test_relabelling_moves_a_child_and_tells_both_owners() -> None:

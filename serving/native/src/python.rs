@@ -118,6 +118,23 @@ fn specs(specs: Vec<SpecView>) -> PyResult<Vec<TensorSpec>> {
         .collect()
 }
 
+/// A model that was added.
+#[pyclass(frozen, module = "capstan_serving._native")]
+struct Handle(Arc<Model>);
+
+#[pymethods]
+impl Handle {
+    /// Once it is served no longer: whether its last request was answered within `timeout` seconds.
+    fn wait(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
+        let timeout = seconds(timeout)?;
+        Ok(py.detach(|| self.0.wait(timeout)))
+    }
+}
+
+fn seconds(number: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(number).map_err(|error| PyValueError::new_err(error.to_string()))
+}
+
 /// The server: it listens from its creation on, and is ready when it is told so.
 #[pyclass(frozen, module = "capstan_serving._native")]
 struct Server {
@@ -181,7 +198,7 @@ impl Server {
         execute: Py<PyAny>,
         workers: usize,
         scheduling: SchedulingView,
-    ) -> PyResult<()> {
+    ) -> PyResult<Handle> {
         let signature = Signature {
             inputs: specs(signature.inputs)?,
             outputs: specs(signature.outputs)?,
@@ -198,8 +215,18 @@ impl Server {
             workers,
             scheduling,
         )?;
-        self.native.state.put(&name, version, Some(model));
-        Ok(())
+        self.native
+            .state
+            .put(&name, version, Some(Arc::clone(&model)));
+        Ok(Handle(model))
+    }
+
+    fn remove_model(&self, name: &str, version: u64) {
+        self.native.state.remove(name, version);
+    }
+
+    fn forget_model(&self, name: &str) {
+        self.native.state.forget(name);
     }
 
     fn add_failed_model(&self, name: &str, version: u64) {
@@ -207,8 +234,7 @@ impl Server {
     }
 
     fn drain(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
-        let timeout = Duration::try_from_secs_f64(timeout)
-            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let timeout = seconds(timeout)?;
         Ok(py.detach(|| self.native.drain(timeout)))
     }
 
@@ -218,7 +244,7 @@ impl Server {
             .state
             .models()
             .iter()
-            .map(|model| statistics(py, model))
+            .map(|model| statistics(py, &model.0))
             .collect();
         PyList::new(py, models?)
     }
@@ -265,6 +291,7 @@ fn statistics<'py>(py: Python<'py>, model: &Arc<Model>) -> PyResult<Bound<'py, P
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Server>()?;
+    module.add_class::<Handle>()?;
     module.add_class::<Batch>()?;
     module.add_class::<Memory>()?;
     module.add("DURATION_BOUNDS_US", PyTuple::new(module.py(), BOUNDS_US)?)?;

@@ -2,8 +2,9 @@
 //! the routes that Python answers.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
 use crate::error::{Failure, Result};
 use crate::model::Model;
@@ -23,8 +24,26 @@ pub trait Control: Send + Sync {
     fn rpc(&self, name: &str, request: &str) -> Result<String>;
 }
 
+/// A model that is served. Requests hold it, so that one that found it is answered by it, although it was
+/// replaced or removed in the meantime: it is closed when the last of them lets go.
+pub struct Served(pub Arc<Model>);
+
+impl Deref for Served {
+    type Target = Model;
+
+    fn deref(&self) -> &Model {
+        &self.0
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 /// The versions of one name; `None` for one that could not be loaded.
-type Versions = BTreeMap<u64, Option<Arc<Model>>>;
+type Versions = BTreeMap<u64, Option<Arc<Served>>>;
 
 pub struct State {
     models: RwLock<HashMap<String, Versions>>,
@@ -61,52 +80,66 @@ impl State {
 
     /// Put a version in its place; `None` says that it could not be loaded.
     pub fn put(&self, name: &str, version: u64, model: Option<Arc<Model>>) {
-        let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
-        let replaced = models
+        let model = model.map(|model| Arc::new(Served(model)));
+        let replaced = self
+            .write()
             .entry(name.to_owned())
             .or_default()
             .insert(version, model);
-        if let Some(Some(model)) = replaced {
-            model.close();
-        }
+        drop(replaced); // after the lock is given back
     }
 
-    /// The model that a request means: the version it names, or else the highest.
-    pub fn model(&self, name: &str, version: Option<u64>) -> Result<Arc<Model>> {
+    /// Serve a version no longer. Its name stays known.
+    pub fn remove(&self, name: &str, version: u64) {
+        let removed = self
+            .write()
+            .get_mut(name)
+            .and_then(|versions| versions.remove(&version));
+        drop(removed);
+    }
+
+    /// Forget a name and all its versions.
+    pub fn forget(&self, name: &str) {
+        let forgotten = self.write().remove(name);
+        drop(forgotten);
+    }
+
+    /// The model that a request means: the version it names, or else the highest that is served.
+    pub fn model(&self, name: &str, version: Option<u64>) -> Result<Arc<Served>> {
         let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
         let shown = name.escape_default();
         let versions = models.get(name).ok_or_else(|| {
             Failure::not_found(format!("Request for unknown model: '{shown}' is not found"))
         })?;
         let entry = match version {
-            Some(version) => versions.get(&version).ok_or_else(|| {
-                Failure::not_found(format!(
-                    "Request for unknown model: '{shown}' version {version} is not found"
-                ))
-            })?,
-            None => match versions.last_key_value() {
-                Some((_, entry)) => entry,
-                None => {
-                    return Err(Failure::not_found(format!(
-                        "model '{shown}' has no version"
-                    )));
-                }
-            },
+            Some(version) => versions
+                .get(&version)
+                .ok_or_else(|| {
+                    Failure::not_found(format!(
+                        "Request for unknown model: '{shown}' version {version} is not found"
+                    ))
+                })?
+                .as_ref(),
+            None => versions.values().rev().flatten().next(),
         };
-        entry.clone().ok_or_else(|| {
+        entry.cloned().ok_or_else(|| {
             Failure::unavailable(format!(
-                "model '{shown}' could not be loaded; the repository index says why"
+                "model '{shown}' is not loaded; the repository index says why"
             ))
         })
     }
 
     /// Every loaded model.
-    pub fn models(&self) -> Vec<Arc<Model>> {
+    pub fn models(&self) -> Vec<Arc<Served>> {
         let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
         models
             .values()
             .flat_map(|versions| versions.values().flatten().cloned())
             .collect()
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<String, Versions>> {
+        self.models.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -122,5 +155,90 @@ pub fn parse_version(text: &str) -> Result<Option<u64>> {
             "'{}' is no model version: versions are numbers",
             text.escape_default()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counters::Phases;
+    use crate::model::Backend;
+    use crate::scheduling::Scheduling;
+    use crate::signature::Signature;
+    use crate::tensor::Tensor;
+    use std::time::Duration;
+
+    struct Nothing;
+
+    impl Control for Nothing {
+        fn http(&self, _: &str, _: &str, _: &[String], _: &[u8]) -> Result<(String, Vec<u8>)> {
+            Err(Failure::internal("nothing"))
+        }
+
+        fn rpc(&self, _: &str, _: &str) -> Result<String> {
+            Err(Failure::internal("nothing"))
+        }
+    }
+
+    impl Backend for Nothing {
+        fn execute(&self, inputs: Vec<Tensor>, _: &[usize]) -> Result<(Vec<Tensor>, Phases)> {
+            Ok((inputs, Phases::default()))
+        }
+    }
+
+    fn model(version: u64) -> Arc<Model> {
+        let signature = Signature {
+            inputs: vec![],
+            outputs: vec![],
+            max_batch: None,
+        };
+        let backend = Box::new(Nothing);
+        let scheduling = Scheduling::plain(None, 1);
+        Model::start(
+            "m".into(),
+            version.to_string(),
+            signature,
+            backend,
+            1,
+            scheduling,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_request_without_a_version_means_the_highest_that_is_served() {
+        let state = State::new(Box::new(Nothing), 0);
+        let version = |wanted| state.model("m", wanted).map(|model| model.version.clone());
+        assert!(version(None).unwrap_err().message.contains("not found"));
+        state.put("m", 2, Some(model(2)));
+        state.put("m", 10, Some(model(10)));
+        state.put("m", 11, None);
+        assert_eq!(version(None).unwrap(), "10");
+        assert_eq!(version(Some(2)).unwrap(), "2");
+        assert!(
+            version(Some(11))
+                .unwrap_err()
+                .message
+                .contains("not loaded")
+        );
+        assert!(version(Some(3)).unwrap_err().message.contains("version 3"));
+        state.remove("m", 10);
+        assert_eq!(version(None).unwrap(), "2");
+        state.remove("m", 2);
+        assert!(version(None).unwrap_err().message.contains("not loaded"));
+        state.forget("m");
+        assert!(version(None).unwrap_err().message.contains("not found"));
+    }
+
+    #[test]
+    fn a_replaced_model_ends_when_its_last_request_lets_go() {
+        let state = State::new(Box::new(Nothing), 0);
+        let old = model(1);
+        state.put("m", 1, Some(Arc::clone(&old)));
+        let request = state.model("m", None).unwrap();
+        state.put("m", 1, Some(model(1)));
+        assert!(!old.wait(Duration::from_millis(10)));
+        drop(request);
+        assert!(old.wait(Duration::from_secs(10)));
     }
 }

@@ -1,6 +1,6 @@
 """The models that the checks ask for, as a model repository for any server with an ONNX backend.
 
-    python tests/conformance/models.py DIR
+    python -m tests.conformance.models DIR
 
 Every check names the model it needs; a server that lacks one is asked the rest. What each does is said here,
 so that a server without an ONNX backend can be given the same by its own means.

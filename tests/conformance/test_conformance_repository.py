@@ -109,11 +109,13 @@ def _config(target):
 
 
 def test_a_configuration_with_the_request(client, target, spare):
-    """It takes the place of the repository's, until the model is loaded without one."""
+    """It takes the place of the repository's, until the model is unloaded and loaded without one."""
     config = _config(target) | {"parameters": {"note": {"string_value": "from afar"}}}
     client.call("load_model", spare, config=json.dumps(config))
     assert _config(target)["parameters"]["note"] == {"string_value": "from afar"}
     np.testing.assert_array_equal(client.infer(spare, X).as_numpy("y"), ARRAY + 1)
+    client.call("unload_model", spare)
+    _until_gone(client, spare)
     client.call("load_model", spare)
     assert "note" not in _config(target).get("parameters", {})
 

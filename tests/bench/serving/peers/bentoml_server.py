@@ -1,6 +1,6 @@
-"""BentoML, two workers, with its adaptive batching: `bentoml serve bentoml_server:Service`; MODEL names the file.
+"""BentoML with two workers: `bentoml serve bentoml_server:Service`; the variable MODEL names the file.
 
-A task's tensors go as a raw body would: BentoML takes numpy arrays as JSON.
+BentoML takes numpy arrays as JSON.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""LitServe, with two workers, as its documents say for a CPU; its own JSON route, since it has no binary tensors.
+"""LitServe with two workers, over its own JSON route, since it has no binary tensors.
 
 python litserve_server.py MODEL.onnx PORT
 """

@@ -51,6 +51,7 @@ def serve(chosen: Settings, stop: threading.Event) -> None:
             ports=(chosen.http_port, chosen.grpc_port, chosen.metrics_port),
             max_request_bytes=chosen.max_request_bytes,
             queue_size=chosen.queue_size,
+            allow_shared_memory=chosen.allow_shared_memory,
         )
     except OSError as error:
         raise StartError("AddressUnavailable", f"{error}; choose another port or address") from error

@@ -42,6 +42,7 @@ class Server:
         ports: tuple[int, int, int],
         max_request_bytes: int,
         queue_size: int,
+        allow_shared_memory: bool = False,
     ) -> Self: ...
     @property
     def http_port(self) -> int: ...
@@ -52,7 +53,7 @@ class Server:
     @property
     def ready(self) -> bool: ...
     def set_ready(self, ready: bool) -> None: ...
-    # Serve a model: `workers` threads call `execute`.
+    # Serve a model: `workers` threads call `execute`. Labels are those of outputs' elements.
     def add_model(
         self,
         name: str,
@@ -62,6 +63,7 @@ class Server:
         execute: Callable[[Batch], Sequence[NDArray[Any]]],
         workers: int,
         scheduling: Scheduling,
+        labels: dict[str, list[str]] = ...,
     ) -> Handle: ...
     # Serve a version no longer; its name stays known. Requests that found it are still answered by it.
     def remove_model(self, name: str, version: int) -> None: ...

@@ -32,6 +32,7 @@ class Settings:
     workers: int
     queue_size: int
     max_request_bytes: int
+    allow_shared_memory: bool
     drain_timeout: float
     exit_on_error: bool
     termination_log: Path | None
@@ -73,6 +74,12 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         default=64 << 20,
         metavar="N",
         help="largest request body or gRPC message (%(default)s)",
+    )
+    add(
+        "--allow-shared-memory",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="let clients on this machine pass tensors in /dev/shm (default: no)",
     )
     add(
         "--drain-timeout",

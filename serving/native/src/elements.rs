@@ -185,7 +185,7 @@ impl<'de> Visitor<'de> for Element<'_> {
 }
 
 /// Write an output as a flat JSON array.
-pub fn render(json: &mut Vec<u8>, tensor: &Tensor, spec: &TensorSpec) -> Result<()> {
+pub fn render(json: &mut Vec<u8>, tensor: &Tensor, name: &str, datatype: Datatype) -> Result<()> {
     macro_rules! numbers {
         ($type:ty) => {{
             const SIZE: usize = size_of::<$type>();
@@ -209,7 +209,7 @@ pub fn render(json: &mut Vec<u8>, tensor: &Tensor, spec: &TensorSpec) -> Result<
             })
         }};
     }
-    match spec.datatype {
+    match datatype {
         Datatype::Bool => array(json, tensor.data.iter(), |json, &byte| {
             json.extend_from_slice(if byte == 0 { b"false" } else { b"true" });
             Ok(())
@@ -229,12 +229,11 @@ pub fn render(json: &mut Vec<u8>, tensor: &Tensor, spec: &TensorSpec) -> Result<
                 std::str::from_utf8(element).map_err(|_| "holds a string that is not UTF-8")?;
             serde_json::to_writer(json, text).map_err(|error| error.to_string())
         }),
-        Datatype::Fp16 | Datatype::Bf16 => Err(format!("has datatype '{}'", spec.datatype.name())),
+        Datatype::Fp16 | Datatype::Bf16 => Err(format!("has datatype '{}'", datatype.name())),
     }
     .map_err(|what| {
         Failure::invalid(format!(
-            "output '{}' {what}, which JSON cannot carry: ask for binary data",
-            spec.name
+            "output '{name}' {what}, which JSON cannot carry: ask for binary data"
         ))
     })
 }
@@ -275,7 +274,7 @@ mod tests {
             shape: vec![],
             data,
         };
-        render(&mut json, &tensor, &spec(datatype))?;
+        render(&mut json, &tensor, "x", datatype)?;
         Ok(String::from_utf8(json).unwrap())
     }
 

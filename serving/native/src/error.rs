@@ -7,6 +7,7 @@ use std::fmt;
 pub enum Code {
     InvalidArgument,
     NotFound,
+    AlreadyExists,
     MethodNotAllowed,
     TooLarge,
     TooSlow,
@@ -19,7 +20,7 @@ impl Code {
     /// The HTTP status.
     pub const fn http(self) -> u16 {
         match self {
-            Self::InvalidArgument => 400,
+            Self::InvalidArgument | Self::AlreadyExists => 400,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::TooSlow => 408,
@@ -36,6 +37,7 @@ impl Code {
             Self::InvalidArgument => 3,
             Self::TooSlow => 4,
             Self::NotFound => 5,
+            Self::AlreadyExists => 6,
             Self::TooLarge => 8,
             Self::MethodNotAllowed | Self::Unimplemented => 12,
             Self::Internal => 13,
@@ -48,6 +50,7 @@ impl Code {
         Some(match name {
             "INVALID_ARGUMENT" => Self::InvalidArgument,
             "NOT_FOUND" => Self::NotFound,
+            "ALREADY_EXISTS" => Self::AlreadyExists,
             "METHOD_NOT_ALLOWED" => Self::MethodNotAllowed,
             "UNAVAILABLE" => Self::Unavailable,
             "UNIMPLEMENTED" => Self::Unimplemented,

@@ -1,6 +1,7 @@
 //! The gRPC door: unary calls in HTTP/2, framed by hand, because that lets a message be received into
 //! one buffer that the tensors then stay in.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use crate::proto::{
     ServerMetadataResponse, YesOrNo,
 };
 use crate::protobuf;
+use crate::reply;
 use crate::state::{State, parse_version};
 use crate::tensor::Buffer;
 
@@ -110,14 +112,15 @@ async fn infer(state: &State, body: Bytes) -> Result<Vec<Bytes>> {
     let request: ModelInferRequest = decode(body)?;
     let version = parse_version(&request.model_version)?;
     let model = state.model(&request.model_name, version)?;
-    let mut infer = protobuf::parse(request, &model.signature).inspect_err(|_| model.refuse())?;
-    let outputs = model.infer(&mut infer).await?;
+    let mut infer = protobuf::parse(request, &model.signature, &state.regions)
+        .inspect_err(|_| model.refuse())?;
+    let tensors = model.infer(&mut infer).await?;
+    let outputs = reply::outputs(&model.signature, &infer.outputs, tensors)?;
     let parts = protobuf::render(
         infer.id,
         (&model.name, &model.version),
-        &model.signature,
-        &infer.outputs,
         outputs,
+        HashMap::new(),
     );
     prefixed(parts)
 }

@@ -7,8 +7,10 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 
 use crate::body::Reply;
+use crate::compression::{self, Encoding};
 use crate::error::{Code, Failure, Result};
 use crate::json;
+use crate::reply;
 use crate::state::{State, parse_version};
 
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -94,21 +96,22 @@ async fn infer(
     allow(&request, &Method::POST)?;
     let model = state.model(name, parse_version(version)?)?;
     let json_length = json_length(request.headers())?;
-    identity(&request)?;
-    let mut infer = json::parse(request.into_body(), json_length, &model.signature)
+    let accepted = accepted(request.headers());
+    let body = decompressed(state, request).await?;
+    let mut infer = json::parse(body, json_length, &model.signature, &state.regions)
         .inspect_err(|_| model.refuse())?;
-    let outputs = model.infer(&mut infer).await?;
-    let rendered = json::render(
-        &infer.id,
-        (&model.name, &model.version),
-        &model.signature,
-        &infer.outputs,
-        &outputs,
-    )?;
+    let tensors = model.infer(&mut infer).await?;
+    let outputs = reply::outputs(&model.signature, &infer.outputs, tensors)?;
+    let rendered = json::render(&infer.id, (&model.name, &model.version), &outputs)?;
     let length = rendered.json.len();
     let parts = std::iter::once(Bytes::from(rendered.json)).chain(rendered.binary);
+    let (encoding, parts) = compressed(accepted, parts.collect()).await?;
     let mut response = Response::new(Reply::new(parts));
     let headers = response.headers_mut();
+    if let Some(encoding) = encoding {
+        let name = HeaderValue::from_static(encoding.name());
+        headers.insert(header::CONTENT_ENCODING, name);
+    }
     if rendered.has_binary {
         headers.insert(header::CONTENT_TYPE, BINARY);
         headers.insert(HEADER_LENGTH, HeaderValue::from(length));
@@ -137,14 +140,46 @@ fn json_length(headers: &HeaderMap) -> Result<Option<usize>> {
     }
 }
 
-/// Compressed bodies are refused; the reply's Accept-Encoding says so.
-fn identity(request: &Request<Bytes>) -> Result<()> {
-    match request.headers().get(header::CONTENT_ENCODING) {
-        None => Ok(()),
-        Some(value) if value == "identity" => Ok(()),
-        Some(_) => Err(Failure::unimplemented(
-            "compressed request bodies are not supported",
-        )),
+/// The request's body, decompressed.
+async fn decompressed(state: &State, request: Request<Bytes>) -> Result<Bytes> {
+    let mut encodings = request.headers().get_all(header::CONTENT_ENCODING).iter();
+    let Some(encoding) = encodings.next() else {
+        return Ok(request.into_body());
+    };
+    if encodings.next().is_some() {
+        return Err(Failure::unimplemented(
+            "the body is compressed more than once, which is not supported",
+        ));
+    }
+    let encoding = Encoding::of(encoding.to_str().unwrap_or("?"))?;
+    let limit = state.max_request;
+    let body = request.into_body();
+    match encoding {
+        None => Ok(body),
+        Some(encoding) => {
+            compression::aside(body.len(), move || encoding.decompress(&body, limit)).await
+        }
+    }
+}
+
+/// The encoding that the caller wants the reply in.
+fn accepted(headers: &HeaderMap) -> Option<Encoding> {
+    let header = headers.get(header::ACCEPT_ENCODING)?;
+    Encoding::accepted(header.to_str().ok()?)
+}
+
+/// A reply's parts in the encoding that is wanted, if that is worth it.
+async fn compressed(
+    wanted: Option<Encoding>,
+    parts: Vec<Bytes>,
+) -> Result<(Option<Encoding>, Vec<Bytes>)> {
+    let size = parts.iter().map(Bytes::len).sum();
+    match wanted {
+        Some(encoding) if size >= compression::WORTHWHILE => {
+            let body = compression::aside(size, move || encoding.compress(&parts)).await?;
+            Ok((Some(encoding), vec![body]))
+        }
+        _ => Ok((None, parts)),
     }
 }
 
@@ -156,8 +191,7 @@ async fn control(
 ) -> Result<Response<Reply>> {
     let method = request.method().to_string();
     let path: Vec<String> = path.iter().map(|&segment| segment.to_owned()).collect();
-    identity(&request)?;
-    let body = request.into_body();
+    let body = decompressed(state, request).await?;
     let state = Arc::clone(state);
     let call = move || state.control.http(door, &method, &path, &body);
     let (content_type, body) = tokio::task::spawn_blocking(call)
@@ -187,7 +221,7 @@ pub fn refusal(failure: &Failure) -> Response<Reply> {
         Code::Unimplemented => {
             headers.insert(
                 header::ACCEPT_ENCODING,
-                HeaderValue::from_static("identity"),
+                HeaderValue::from_static(compression::KNOWN),
             );
         }
         _ => {}

@@ -9,14 +9,16 @@ use serde_json::value::RawValue;
 
 use crate::elements;
 use crate::error::{Failure, Result};
-use crate::request::{self, InferRequest, Value, Wanted};
+use crate::reply::{self, Carrier};
+use crate::request::{self, InferRequest, Outputs, Parameters, Protocol, Value, Wanted};
+use crate::shm::{Regions, Slot};
 use crate::signature::{Inputs, Signature};
-use crate::tensor::{Buffer, Tensor};
+use crate::tensor::Buffer;
 
 /// Arrays and objects may be nested this deep.
 const MAX_DEPTH: usize = 100;
 
-type Parameters<'a> = HashMap<Cow<'a, str>, serde_json::Value>;
+type RequestParameters<'a> = HashMap<Cow<'a, str>, serde_json::Value>;
 
 #[derive(Deserialize)]
 struct Request<'a> {
@@ -27,7 +29,7 @@ struct Request<'a> {
     #[serde(borrow, default)]
     outputs: Vec<Output<'a>>,
     #[serde(borrow, default)]
-    parameters: Parameters<'a>,
+    parameters: RequestParameters<'a>,
 }
 
 #[derive(Deserialize)]
@@ -37,8 +39,8 @@ struct Input<'a> {
     #[serde(borrow)]
     datatype: Cow<'a, str>,
     shape: Vec<i64>,
-    #[serde(borrow, default)]
-    parameters: Parameters<'a>,
+    #[serde(default)]
+    parameters: TensorParameters,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
 }
@@ -47,8 +49,52 @@ struct Input<'a> {
 struct Output<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
-    #[serde(borrow, default)]
-    parameters: Parameters<'a>,
+    #[serde(default)]
+    parameters: TensorParameters,
+}
+
+/// The parameters of an input or output that mean something.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct TensorParameters {
+    binary_data: Option<serde_json::Value>,
+    binary_data_size: Option<serde_json::Value>,
+    classification: Option<serde_json::Value>,
+    shared_memory_region: Option<serde_json::Value>,
+    shared_memory_offset: Option<serde_json::Value>,
+    shared_memory_byte_size: Option<serde_json::Value>,
+}
+
+impl TensorParameters {
+    fn slot(&self, tensor: &str, regions: &Regions) -> Result<Option<Slot>> {
+        if self.shared_memory_region.is_none()
+            && self.shared_memory_offset.is_none()
+            && self.shared_memory_byte_size.is_none()
+        {
+            return Ok(None);
+        }
+        request::slot(
+            tensor,
+            scalar(self.shared_memory_region.as_ref()).as_ref(),
+            scalar(self.shared_memory_offset.as_ref()).as_ref(),
+            scalar(self.shared_memory_byte_size.as_ref()).as_ref(),
+            regions,
+        )
+    }
+}
+
+/// A parameter's value; what JSON has beyond those of the protocol is as wrong as a truth value where a number is due.
+fn scalar(value: Option<&serde_json::Value>) -> Option<Value> {
+    Some(match value? {
+        serde_json::Value::Bool(value) => Value::Bool(*value),
+        serde_json::Value::String(text) => Value::Text(text.clone()),
+        serde_json::Value::Number(number) => match (number.as_u64(), number.as_f64()) {
+            (Some(number), _) => Value::Unsigned(number),
+            (None, Some(number)) => Value::Number(number),
+            (None, None) => Value::Bool(false),
+        },
+        _ => Value::Bool(false),
+    })
 }
 
 /// Read a request: the body and, when it has binary data, the length of its JSON part (0 for a raw
@@ -57,6 +103,7 @@ pub fn parse(
     body: Bytes,
     json_length: Option<usize>,
     signature: &Signature,
+    regions: &Regions,
 ) -> Result<InferRequest> {
     let json_length = match json_length {
         Some(0) => return parse_raw(body, signature),
@@ -77,10 +124,8 @@ pub fn parse(
     let mut binary = body.slice(json_length..);
     let mut inputs = Inputs::new(signature);
     for input in request.inputs {
-        for name in input.parameters.keys() {
-            request::check_tensor_parameter(&input.name, name)?;
-        }
-        let size = match input.parameters.get("binary_data_size") {
+        let slot = input.parameters.slot(&input.name, regions)?;
+        let size = match &input.parameters.binary_data_size {
             None => None,
             Some(size) => Some(
                 size.as_u64()
@@ -97,20 +142,24 @@ pub fn parse(
             &input.name,
             &input.datatype,
             input.shape,
-            |spec, count| match (size, input.data) {
-                (Some(size), None) if size <= binary.len() => Ok(binary.split_to(size)),
-                (Some(size), None) => Err(Failure::invalid(format!(
+            |spec, count| match (size, input.data, slot) {
+                (Some(size), None, None) if size <= binary.len() => Ok(binary.split_to(size)),
+                (Some(size), None, None) => Err(Failure::invalid(format!(
                     "input '{}' has {size} bytes of binary data, the body has only {} left",
                     spec.name,
                     binary.len()
                 ))),
-                (None, Some(data)) => elements::parse(data.get(), spec, count),
-                (None, None) => Err(Failure::invalid(format!(
+                (None, Some(data), None) => elements::parse(data.get(), spec, count),
+                (None, None, Some(slot)) => {
+                    spec.check_size(slot.size, count)?;
+                    regions.read(&slot)
+                }
+                (None, None, None) => Err(Failure::invalid(format!(
                     "input '{}' has no data",
                     spec.name
                 ))),
-                (Some(_), Some(_)) => Err(Failure::invalid(format!(
-                    "input '{}' has both JSON and binary data",
+                _ => Err(Failure::invalid(format!(
+                    "input '{}' has its data in more than one of JSON, binary data and shared memory",
                     spec.name
                 ))),
             },
@@ -122,10 +171,17 @@ pub fn parse(
             binary.len()
         )));
     }
+    let parameters = parameters(&request.parameters)?;
     Ok(InferRequest {
         inputs: inputs.finish(signature)?,
-        outputs: wanted(&request.outputs, &request.parameters, signature)?,
-        timeout: timeout(&request.parameters)?,
+        outputs: wanted(
+            &request.outputs,
+            parameters.binary_output,
+            signature,
+            regions,
+        )?,
+        timeout: parameters.timeout,
+        priority: parameters.priority,
         id: request.id.into_owned(),
     })
 }
@@ -152,85 +208,51 @@ fn parse_raw(body: Bytes, signature: &Signature) -> Result<InferRequest> {
     let mut inputs = Inputs::new(signature);
     inputs.put(&spec.name, spec.datatype.name(), shape, |_, _| Ok(data))?;
     Ok(InferRequest {
-        id: String::new(),
         inputs: inputs.finish(signature)?,
-        outputs: (0..signature.outputs.len())
-            .map(|output| Wanted {
-                output,
-                binary: true,
-            })
-            .collect(),
-        timeout: None,
+        outputs: Outputs::new(signature).finish(true)?,
+        ..InferRequest::default()
     })
 }
 
 fn wanted(
     requested: &[Output],
-    parameters: &Parameters,
+    by_default: bool,
     signature: &Signature,
+    regions: &Regions,
 ) -> Result<Vec<Wanted>> {
-    let by_default = flag(parameters, "binary_data_output")?.unwrap_or(false);
-    let mut outputs = Vec::with_capacity(signature.outputs.len());
-    if requested.is_empty() {
-        outputs.extend((0..signature.outputs.len()).map(|output| Wanted {
-            output,
-            binary: by_default,
-        }));
-    }
-    for output in requested {
-        for name in output.parameters.keys() {
-            request::check_tensor_parameter(&output.name, name)?;
-        }
-        let wanted = Wanted {
-            output: signature.output(&output.name)?,
-            binary: flag(&output.parameters, "binary_data")?.unwrap_or(by_default),
-        };
-        request::want(&mut outputs, wanted, &output.name)?;
-    }
-    for wanted in &outputs {
-        let spec = &signature.outputs[wanted.output];
-        if !wanted.binary && !spec.datatype.in_json() {
-            return Err(Failure::invalid(format!(
-                "output '{}' has datatype '{}', which JSON cannot carry: ask for binary data",
-                spec.name,
-                spec.datatype.name()
-            )));
-        }
-    }
-    Ok(outputs)
-}
-
-fn flag(parameters: &Parameters, name: &str) -> Result<Option<bool>> {
-    match parameters.get(name) {
-        None => Ok(None),
-        Some(serde_json::Value::Bool(value)) => Ok(Some(*value)),
-        Some(_) => Err(Failure::invalid(format!(
-            "parameter '{name}' must be true or false"
-        ))),
-    }
-}
-
-fn timeout(parameters: &Parameters) -> Result<Option<std::time::Duration>> {
-    let mut values = Vec::with_capacity(parameters.len());
-    for (name, value) in parameters {
-        let value = match value {
-            serde_json::Value::Bool(value) => Value::Bool(*value),
-            serde_json::Value::String(text) => Value::Text(text.clone()),
-            serde_json::Value::Number(number) => number
-                .as_u64()
-                .map(Value::Unsigned)
-                .or_else(|| number.as_f64().map(Value::Number))
-                .unwrap_or(Value::Bool(false)),
-            _ => {
+    let mut outputs = Outputs::new(signature);
+    for Output { name, parameters } in requested {
+        let binary = match &parameters.binary_data {
+            None => by_default,
+            Some(serde_json::Value::Bool(binary)) => *binary,
+            Some(_) => {
                 return Err(Failure::invalid(format!(
-                    "parameter '{}' must be a number, a string or a truth value",
+                    "output '{}' has a 'binary_data' that is neither true nor false",
                     name.escape_default()
                 )));
             }
         };
-        values.push((name.as_ref(), value));
+        let slot = parameters.slot(name, regions)?;
+        let classes = scalar(parameters.classification.as_ref());
+        outputs.put(name, binary, classes.as_ref(), slot)?;
     }
-    request::timeout(values.iter().map(|(name, value)| (*name, value)))
+    outputs.finish(by_default)
+}
+
+fn parameters(given: &RequestParameters) -> Result<Parameters> {
+    let mut parameters = Parameters::default();
+    for (name, value) in given {
+        if value.is_null() || value.is_array() || value.is_object() {
+            return Err(Failure::invalid(format!(
+                "parameter '{}' must be a number, a string or a truth value",
+                name.escape_default()
+            )));
+        }
+        if let Some(value) = scalar(Some(value)) {
+            parameters.put(Protocol::Http, name, &value)?;
+        }
+    }
+    Ok(parameters)
 }
 
 /// Refuse nesting that is too deep before a parser recurses into it.
@@ -286,14 +308,8 @@ pub struct Rendered {
     pub has_binary: bool,
 }
 
-/// Write a reply; `outputs` are in the order of `wanted`.
-pub fn render(
-    id: &str,
-    model: (&str, &str),
-    signature: &Signature,
-    wanted: &[Wanted],
-    outputs: &[Tensor],
-) -> Result<Rendered> {
+/// Write a reply.
+pub fn render(id: &str, model: (&str, &str), outputs: &[reply::Output]) -> Result<Rendered> {
     let head = ReplyHead {
         id,
         model_name: model.0,
@@ -304,27 +320,31 @@ pub fn render(
     reopen(&mut json);
     json.extend_from_slice(b",\"outputs\":[");
     let mut binary = Vec::new();
-    for (index, (wanted, tensor)) in wanted.iter().zip(outputs).enumerate() {
-        let spec = &signature.outputs[wanted.output];
+    for (index, output) in outputs.iter().enumerate() {
         if index > 0 {
             json.push(b',');
         }
         let head = OutputHead {
-            name: &spec.name,
-            datatype: spec.datatype.name(),
-            shape: &tensor.shape,
+            name: output.name,
+            datatype: output.datatype.name(),
+            shape: &output.tensor.shape,
         };
         write(&mut json, &head)?;
-        reopen(&mut json);
-        if wanted.binary {
-            json.extend_from_slice(b",\"parameters\":{\"binary_data_size\":");
-            write(&mut json, &tensor.data.len())?;
-            json.extend_from_slice(b"}}");
-            binary.push(tensor.data.clone());
-        } else {
-            json.extend_from_slice(b",\"data\":");
-            elements::render(&mut json, tensor, spec)?;
-            json.push(b'}');
+        match output.carrier {
+            Carrier::Binary => {
+                reopen(&mut json);
+                json.extend_from_slice(b",\"parameters\":{\"binary_data_size\":");
+                write(&mut json, &output.tensor.data.len())?;
+                json.extend_from_slice(b"}}");
+                binary.push(output.tensor.data.clone());
+            }
+            Carrier::Json => {
+                reopen(&mut json);
+                json.extend_from_slice(b",\"data\":");
+                elements::render(&mut json, &output.tensor, output.name, output.datatype)?;
+                json.push(b'}');
+            }
+            Carrier::SharedMemory => {}
         }
     }
     json.extend_from_slice(b"]}");
@@ -349,6 +369,7 @@ mod tests {
     use super::*;
     use crate::datatype::Datatype;
     use crate::signature::TensorSpec;
+    use crate::tensor::Tensor;
     use proptest::prelude::*;
 
     fn signature() -> Signature {
@@ -362,13 +383,18 @@ mod tests {
             inputs: vec![spec("a", Datatype::Fp32), spec("b", Datatype::Int64)],
             outputs: vec![spec("y", Datatype::Fp32), spec("z", Datatype::Fp16)],
             max_batch: Some(8),
+            labels: vec![],
         }
+    }
+
+    fn off() -> Regions {
+        Regions::new(false, 0)
     }
 
     fn parsed(json: &str, binary: &[u8]) -> Result<InferRequest> {
         let mut body = json.as_bytes().to_vec();
         body.extend_from_slice(binary);
-        parse(Bytes::from(body), Some(json.len()), &signature())
+        parse(Bytes::from(body), Some(json.len()), &signature(), &off())
     }
 
     const A: &str = r#"{"name":"a","datatype":"FP32","shape":[1,2],"data":[1,2]}"#;
@@ -390,12 +416,10 @@ mod tests {
             [1f32.to_le_bytes(), 2f32.to_le_bytes()].concat()
         );
         assert_eq!(&request.inputs[1].data[..], [1; 16]);
+        assert_eq!(request.outputs.len(), 1);
         assert_eq!(
-            request.outputs,
-            [Wanted {
-                output: 0,
-                binary: false
-            }]
+            (request.outputs[0].output, request.outputs[0].binary),
+            (0, false)
         );
     }
 
@@ -456,21 +480,30 @@ mod tests {
             shape: vec![1, 1],
             data: Bytes::copy_from_slice(data),
         };
-        let outputs = [tensor(&1.5f32.to_le_bytes()), tensor(b"zz")];
-        let wanted = [
-            Wanted {
-                output: 0,
-                binary: false,
+        let outputs = [
+            reply::Output {
+                name: "y",
+                datatype: Datatype::Fp32,
+                tensor: tensor(&1.5f32.to_le_bytes()),
+                carrier: Carrier::Json,
             },
-            Wanted {
-                output: 1,
-                binary: true,
+            reply::Output {
+                name: "z",
+                datatype: Datatype::Fp16,
+                tensor: tensor(b"zz"),
+                carrier: Carrier::Binary,
+            },
+            reply::Output {
+                name: "s",
+                datatype: Datatype::Fp16,
+                tensor: tensor(b"zz"),
+                carrier: Carrier::SharedMemory,
             },
         ];
-        let reply = render("i", ("m", "3"), &signature(), &wanted, &outputs).unwrap();
+        let reply = render("i", ("m", "3"), &outputs).unwrap();
         assert_eq!(
             String::from_utf8(reply.json).unwrap(),
-            r#"{"id":"i","model_name":"m","model_version":"3","outputs":[{"name":"y","datatype":"FP32","shape":[1,1],"data":[1.5]},{"name":"z","datatype":"FP16","shape":[1,1],"parameters":{"binary_data_size":2}}]}"#
+            r#"{"id":"i","model_name":"m","model_version":"3","outputs":[{"name":"y","datatype":"FP32","shape":[1,1],"data":[1.5]},{"name":"z","datatype":"FP16","shape":[1,1],"parameters":{"binary_data_size":2}},{"name":"s","datatype":"FP16","shape":[1,1]}]}"#
         );
         assert_eq!(reply.binary, [Bytes::from_static(b"zz")]);
     }
@@ -478,7 +511,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_body_panics(body in prop::collection::vec(any::<u8>(), 0..200), length in prop::option::of(0usize..220)) {
-            let _ = parse(Bytes::from(body), length, &signature());
+            let _ = parse(Bytes::from(body), length, &signature(), &off());
         }
 
         #[test]
@@ -486,7 +519,7 @@ mod tests {
             let mut body = format!(r#"{{"id":"7","inputs":[{B},{A}],{Y}}}"#).into_bytes();
             let cut = cut % body.len();
             body[cut] = byte;
-            let _ = parse(Bytes::from(body), None, &signature());
+            let _ = parse(Bytes::from(body), None, &signature(), &off());
         }
     }
 }

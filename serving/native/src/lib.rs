@@ -4,6 +4,8 @@
 //! the routes that are not hot (`state::Control`). Without the feature `python` this is a plain Rust crate.
 
 pub mod body;
+pub mod classification;
+pub mod compression;
 pub mod counters;
 pub mod datatype;
 pub mod elements;
@@ -17,9 +19,11 @@ pub mod protobuf;
 #[cfg(feature = "python")]
 mod python;
 pub mod queue;
+pub mod reply;
 pub mod request;
 pub mod scheduling;
 pub mod server;
+pub mod shm;
 pub mod signature;
 pub mod state;
 pub mod tensor;

@@ -406,16 +406,12 @@ mod tests {
 
     fn request(value: u8, rows: i64, width: i64) -> InferRequest {
         InferRequest {
-            id: String::new(),
             inputs: vec![Tensor {
                 shape: vec![rows, width],
                 data: Bytes::from(vec![value; (rows * width) as usize]),
             }],
-            outputs: vec![Wanted {
-                output: 0,
-                binary: true,
-            }],
-            timeout: None,
+            outputs: vec![Wanted::default()],
+            ..InferRequest::default()
         }
     }
 
@@ -432,6 +428,7 @@ mod tests {
             inputs: vec![spec.clone()],
             outputs: vec![spec],
             max_batch: Some(4),
+            labels: vec![],
         };
         let backend = Box::new(Echo {
             started,

@@ -124,6 +124,8 @@ pub struct ModelInferResponse {
     pub model_version: String,
     #[prost(string, tag = "3")]
     pub id: String,
+    #[prost(map = "string, message", tag = "4")]
+    pub parameters: HashMap<String, InferParameter>,
     #[prost(message, repeated, tag = "5")]
     pub outputs: Vec<OutputTensor>,
 }

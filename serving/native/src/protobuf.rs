@@ -1,5 +1,7 @@
 //! The gRPC form of inference: protobuf messages to validated requests, and outputs back.
 
+use std::collections::HashMap;
+
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint};
@@ -7,75 +9,111 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 use crate::datatype::Datatype;
 use crate::error::{Failure, Result};
 use crate::proto::{
-    ModelInferRequest, ModelInferResponse, OutputTensor, RAW_OUTPUT_CONTENTS, TensorContents,
+    InferParameter, ModelInferRequest, ModelInferResponse, OutputTensor, RAW_OUTPUT_CONTENTS,
+    TensorContents,
 };
-use crate::request::{self, InferRequest, Wanted};
+use crate::reply::{Carrier, Output};
+use crate::request::{self, InferRequest, Outputs, Parameters, Protocol, Value};
+use crate::shm::{Regions, Slot};
 use crate::signature::{Inputs, Signature, TensorSpec};
-use crate::tensor::{Buffer, Tensor};
+use crate::tensor::Buffer;
 
-/// Validate a request against the model it names.
-pub fn parse(request: ModelInferRequest, signature: &Signature) -> Result<InferRequest> {
-    let raw = !request.raw_input_contents.is_empty();
-    if raw && request.raw_input_contents.len() != request.inputs.len() {
+/// Validate a request against the model it names. Raw contents belong, in order, to the inputs that are not
+/// in shared memory.
+pub fn parse(
+    request: ModelInferRequest,
+    signature: &Signature,
+    regions: &Regions,
+) -> Result<InferRequest> {
+    let slots: Vec<Option<Slot>> = request
+        .inputs
+        .iter()
+        .map(|input| slot(&input.name, &input.parameters, regions))
+        .collect::<Result<_>>()?;
+    let raw = request.raw_input_contents.len();
+    let in_message = slots.iter().filter(|slot| slot.is_none()).count();
+    if raw > 0 && raw != in_message {
         return Err(Failure::invalid(format!(
-            "raw_input_contents has {} entries for {} inputs",
-            request.raw_input_contents.len(),
-            request.inputs.len()
+            "raw_input_contents has {raw} entries for {in_message} inputs that are not in shared memory"
         )));
     }
     let mut inputs = Inputs::new(signature);
     let mut contents = request.raw_input_contents.into_iter();
-    for input in request.inputs {
-        for name in input.parameters.keys() {
-            request::check_tensor_parameter(&input.name, name)?;
-        }
-        let raw_data = contents.next();
+    for (input, slot) in request.inputs.into_iter().zip(slots) {
+        let raw_data = match slot {
+            None => contents.next(),
+            Some(_) => None,
+        };
         inputs.put(
             &input.name,
             &input.datatype,
             input.shape,
-            |spec, count| match (raw_data, input.contents) {
-                (Some(data), None) => Ok(data),
-                (None, Some(contents)) => typed(contents, spec, count),
-                (Some(_), Some(_)) => Err(Failure::invalid(format!(
+            |spec, count| match (raw_data, input.contents, slot) {
+                (Some(data), None, None) => Ok(data),
+                (None, Some(contents), None) => typed(contents, spec, count),
+                (None, None, Some(slot)) => {
+                    spec.check_size(slot.size, count)?;
+                    regions.read(&slot)
+                }
+                (Some(_), Some(_), None) => Err(Failure::invalid(format!(
                     "input '{}' has contents, but the request has raw_input_contents",
                     spec.name
                 ))),
-                (None, None) => Err(Failure::invalid(format!(
+                (None, None, None) => Err(Failure::invalid(format!(
                     "input '{}' has no data",
+                    spec.name
+                ))),
+                (_, _, Some(_)) => Err(Failure::invalid(format!(
+                    "input '{}' has contents, but is in shared memory",
                     spec.name
                 ))),
             },
         )?;
     }
-    let mut outputs = Vec::with_capacity(signature.outputs.len());
-    if request.outputs.is_empty() {
-        outputs.extend((0..signature.outputs.len()).map(|output| Wanted {
-            output,
-            binary: true,
-        }));
-    }
+    let mut outputs = Outputs::new(signature);
     for output in &request.outputs {
-        for name in output.parameters.keys() {
-            request::check_tensor_parameter(&output.name, name)?;
-        }
-        let wanted = Wanted {
-            output: signature.output(&output.name)?,
-            binary: true,
-        };
-        request::want(&mut outputs, wanted, &output.name)?;
+        let slot = slot(&output.name, &output.parameters, regions)?;
+        let classes = value(&output.parameters, "classification");
+        outputs.put(&output.name, true, classes.as_ref(), slot)?;
     }
-    let parameters: Vec<_> = request
-        .parameters
-        .iter()
-        .filter_map(|(name, parameter)| Some((name.as_str(), parameter.value()?)))
-        .collect();
+    let mut parameters = Parameters::default();
+    for (name, parameter) in &request.parameters {
+        match parameter.value() {
+            Some(value) => parameters.put(Protocol::Grpc, name, &value)?,
+            None => {
+                return Err(Failure::invalid(format!(
+                    "parameter '{}' has no value",
+                    name.escape_default()
+                )));
+            }
+        }
+    }
     Ok(InferRequest {
         inputs: inputs.finish(signature)?,
-        outputs,
-        timeout: request::timeout(parameters.iter().map(|(name, value)| (*name, value)))?,
+        outputs: outputs.finish(true)?,
+        timeout: parameters.timeout,
+        priority: parameters.priority,
         id: request.id,
     })
+}
+
+type TensorParameters = HashMap<String, InferParameter>;
+
+fn value(parameters: &TensorParameters, name: &str) -> Option<Value> {
+    parameters.get(name)?.value()
+}
+
+fn slot(tensor: &str, parameters: &TensorParameters, regions: &Regions) -> Result<Option<Slot>> {
+    if parameters.is_empty() {
+        return Ok(None);
+    }
+    request::slot(
+        tensor,
+        value(parameters, "shared_memory_region").as_ref(),
+        value(parameters, "shared_memory_offset").as_ref(),
+        value(parameters, "shared_memory_byte_size").as_ref(),
+        regions,
+    )
 }
 
 /// The bytes of typed contents, of which there must be exactly `count`, in the datatype's own field.
@@ -159,38 +197,39 @@ fn misplaced(spec: &TensorSpec) -> Failure {
     ))
 }
 
-/// The response message in parts: its head, and the outputs' own buffers, each after its key.
+/// The response message in parts: its head, and the outputs' own buffers, each after its key. Clients find
+/// them by position, so an output in shared memory has one, too, an empty one.
 pub fn render(
     id: String,
     model: (&str, &str),
-    signature: &Signature,
-    wanted: &[Wanted],
-    outputs: Vec<Tensor>,
+    outputs: Vec<Output>,
+    parameters: HashMap<String, InferParameter>,
 ) -> Vec<Bytes> {
     let head = ModelInferResponse {
         model_name: model.0.to_owned(),
         model_version: model.1.to_owned(),
         id,
-        outputs: wanted
+        parameters,
+        outputs: outputs
             .iter()
-            .zip(&outputs)
-            .map(|(wanted, tensor)| {
-                let spec = &signature.outputs[wanted.output];
-                OutputTensor {
-                    name: spec.name.clone(),
-                    datatype: spec.datatype.name().to_owned(),
-                    shape: tensor.shape.clone(),
-                }
+            .map(|output| OutputTensor {
+                name: output.name.to_owned(),
+                datatype: output.datatype.name().to_owned(),
+                shape: output.tensor.shape.clone(),
             })
             .collect(),
     };
     let mut parts = Vec::with_capacity(2 * outputs.len());
     let mut before = BytesMut::from(head.encode_to_vec().as_slice());
-    for tensor in outputs {
+    for output in outputs {
+        let data = match output.carrier {
+            Carrier::SharedMemory => Bytes::new(),
+            Carrier::Binary | Carrier::Json => output.tensor.data,
+        };
         encode_key(RAW_OUTPUT_CONTENTS, WireType::LengthDelimited, &mut before);
-        encode_varint(tensor.data.len() as u64, &mut before);
+        encode_varint(data.len() as u64, &mut before);
         parts.push(before.split().freeze());
-        parts.push(tensor.data);
+        parts.push(data);
     }
     if parts.is_empty() {
         parts.push(before.freeze());
@@ -215,7 +254,12 @@ mod tests {
             inputs: vec![spec("x")],
             outputs: vec![spec("y")],
             max_batch: None,
+            labels: vec![],
         }
+    }
+
+    fn off() -> Regions {
+        Regions::new(false, 0)
     }
 
     fn request(
@@ -246,6 +290,7 @@ mod tests {
         let right = parse(
             request(Datatype::Int8, vec![2], Some(contents.clone()), vec![]),
             &signature(Datatype::Int8),
+            &off(),
         );
         assert_eq!(&right.unwrap().inputs[0].data[..], b"\x01\xff");
         for (datatype, shape, raw, want) in [
@@ -262,6 +307,7 @@ mod tests {
             let failure = parse(
                 request(datatype, shape, Some(contents.clone()), raw),
                 &signature(datatype),
+                &off(),
             )
             .unwrap_err();
             assert!(
@@ -276,7 +322,8 @@ mod tests {
         assert!(
             parse(
                 request(Datatype::Int8, vec![1], Some(wide), vec![]),
-                &signature(Datatype::Int8)
+                &signature(Datatype::Int8),
+                &off(),
             )
             .is_err()
         );
@@ -288,14 +335,16 @@ mod tests {
         assert!(
             parse(
                 request(Datatype::Int8, vec![1], None, raw),
-                &signature(Datatype::Int8)
+                &signature(Datatype::Int8),
+                &off(),
             )
             .is_err()
         );
         assert!(
             parse(
                 request(Datatype::Int8, vec![1], None, vec![]),
-                &signature(Datatype::Int8)
+                &signature(Datatype::Int8),
+                &off(),
             )
             .is_err()
         );
@@ -305,7 +354,7 @@ mod tests {
         #[test]
         fn no_message_panics(message in prop::collection::vec(any::<u8>(), 0..200)) {
             if let Ok(request) = ModelInferRequest::decode(Bytes::from(message)) {
-                let _ = parse(request, &signature(Datatype::Fp32));
+                let _ = parse(request, &signature(Datatype::Fp32), &off());
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The extension module: Python's view of the server, and the server's view of Python.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -145,7 +146,7 @@ struct Server {
 #[pymethods]
 impl Server {
     #[new]
-    #[pyo3(signature = (control, *, host, ports, max_request_bytes, queue_size))]
+    #[pyo3(signature = (control, *, host, ports, max_request_bytes, queue_size, allow_shared_memory = false))]
     fn new(
         py: Python<'_>,
         control: Py<PyAny>,
@@ -153,8 +154,10 @@ impl Server {
         ports: (u16, u16, u16),
         max_request_bytes: usize,
         queue_size: usize,
+        allow_shared_memory: bool,
     ) -> PyResult<Self> {
-        let state = State::new(Box::new(PythonControl(control)), max_request_bytes);
+        let control = Box::new(PythonControl(control));
+        let state = State::new(control, max_request_bytes, allow_shared_memory);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = (processors / 2).clamp(1, 8);
         let native = py
@@ -187,7 +190,7 @@ impl Server {
         self.native.state.set_ready(ready);
     }
 
-    #[pyo3(signature = (name, version, *, signature, execute, workers, scheduling))]
+    #[pyo3(signature = (name, version, *, signature, execute, workers, scheduling, labels = HashMap::new()))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords")]
     fn add_model(
         &self,
@@ -198,11 +201,18 @@ impl Server {
         execute: Py<PyAny>,
         workers: usize,
         scheduling: SchedulingView,
+        mut labels: HashMap<String, Vec<String>>,
     ) -> PyResult<Handle> {
+        let labels = signature
+            .outputs
+            .iter()
+            .map(|output| labels.remove(&output.name).unwrap_or_default())
+            .collect();
         let signature = Signature {
             inputs: specs(signature.inputs)?,
             outputs: specs(signature.outputs)?,
             max_batch: signature.max_batch,
+            labels,
         };
         let scheduling = scheduling.read(signature.max_batch, self.queue_size)?;
         let backend = Box::new(PythonBackend::new(py, &name, &signature, execute)?);

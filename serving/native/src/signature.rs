@@ -23,6 +23,8 @@ pub struct Signature {
     pub outputs: Vec<TensorSpec>,
     /// Rows that may be put together in one execution; `None` when the first dimension is no batch.
     pub max_batch: Option<usize>,
+    /// The names of an output's elements, for classification; shorter, or none, where they have none.
+    pub labels: Vec<Vec<String>>,
 }
 
 impl Signature {
@@ -70,6 +72,22 @@ impl TensorSpec {
                     self.name
                 ))
             })
+    }
+
+    /// Check that `size` bytes can be what `count` elements take, before anything of that size is allocated.
+    pub fn check_size(&self, size: usize, count: usize) -> Result<()> {
+        let needed = match self.datatype.size() {
+            Some(each) => each * count,
+            None if size >= 4 * count => size,
+            None => 4 * count,
+        };
+        if size == needed {
+            return Ok(());
+        }
+        Err(Failure::invalid(format!(
+            "input '{}' has {size} bytes of data, its shape and datatype need {needed}",
+            self.name
+        )))
     }
 
     /// Check that the bytes are what `count` elements take.

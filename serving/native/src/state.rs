@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
 use crate::error::{Failure, Result};
 use crate::model::Model;
+use crate::shm::Regions;
 
 /// Answers whatever is not hot. Called on a thread that may block.
 pub trait Control: Send + Sync {
@@ -50,18 +51,20 @@ pub struct State {
     ready: AtomicBool,
     draining: AtomicBool,
     pub control: Box<dyn Control>,
-    /// Bytes of the largest request body or message.
+    /// Bytes of the largest request body or message, and of the largest tensor in shared memory.
     pub max_request: usize,
+    pub regions: Regions,
 }
 
 impl State {
-    pub fn new(control: Box<dyn Control>, max_request: usize) -> Self {
+    pub fn new(control: Box<dyn Control>, max_request: usize, allow_shared_memory: bool) -> Self {
         Self {
             models: RwLock::default(),
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             control,
             max_request,
+            regions: Regions::new(allow_shared_memory, max_request),
         }
     }
 
@@ -191,6 +194,7 @@ mod tests {
             inputs: vec![],
             outputs: vec![],
             max_batch: None,
+            labels: vec![],
         };
         let backend = Box::new(Nothing);
         let scheduling = Scheduling::plain(None, 1);
@@ -207,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_request_without_a_version_means_the_highest_that_is_served() {
-        let state = State::new(Box::new(Nothing), 0);
+        let state = State::new(Box::new(Nothing), 0, false);
         let version = |wanted| state.model("m", wanted).map(|model| model.version.clone());
         assert!(version(None).unwrap_err().message.contains("not found"));
         state.put("m", 2, Some(model(2)));
@@ -232,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_replaced_model_ends_when_its_last_request_lets_go() {
-        let state = State::new(Box::new(Nothing), 0);
+        let state = State::new(Box::new(Nothing), 0, false);
         let old = model(1);
         state.put("m", 1, Some(Arc::clone(&old)));
         let request = state.model("m", None).unwrap();

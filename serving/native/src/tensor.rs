@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::datatype::Datatype;
 
 /// What vector instructions like best, and a cache line.
-const ALIGNMENT: usize = 64;
+pub const ALIGNMENT: usize = 64;
 
 /// A tensor's contents. BYTES elements are each preceded by their length, 4 bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]

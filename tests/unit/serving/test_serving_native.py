@@ -25,7 +25,7 @@ SIGNATURE = Signature(
 def serve():
     servers = []
 
-    def serve(execute, signature=SIGNATURE, workers=2, **scheduling):
+    def serve(execute, signature=SIGNATURE, workers=2, labels=None, **scheduling):
         server = Server(
             Control(Catalog()), host="127.0.0.1", ports=(0, 0, 0), max_request_bytes=1 << 20, queue_size=64
         )
@@ -37,6 +37,7 @@ def serve():
             execute=execute,
             workers=workers,
             scheduling=Scheduling(**scheduling),
+            labels=labels or {},
         )
         server.set_ready(True)
         return server
@@ -150,3 +151,22 @@ def test_draining_twice_is_draining(serve):
     assert server.drain(5)
     assert server.drain(5)
     assert not server.ready
+
+
+def test_labels_name_classes(serve):
+    def execute(batch):
+        return [np.array([[0.5, 0.25, 4.0]], np.float32) for _ in batch.outputs]
+
+    server = serve(execute, labels={"y": ["cat", "dog"]})
+    body = {
+        "inputs": [
+            {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [0, 0]},
+            {"name": "s", "datatype": "BYTES", "shape": [1], "data": ["a"]},
+        ],
+        "outputs": [{"name": "y", "parameters": {"classification": 3}}],
+    }
+    url = f"http://127.0.0.1:{server.http_port}/v2/models/m/infer"
+    with urllib.request.urlopen(url, json.dumps(body).encode(), timeout=20) as response:
+        (output,) = json.load(response)["outputs"]
+    assert output["data"] == ["4.000000:2", "0.500000:0:cat", "0.250000:1:dog"]
+    assert (output["datatype"], output["shape"]) == ("BYTES", [1, 3])

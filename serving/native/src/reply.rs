@@ -1,0 +1,63 @@
+//! What becomes of a model's outputs before a protocol writes them: classes instead of numbers, or a place
+//! in shared memory.
+
+use crate::classification;
+use crate::datatype::Datatype;
+use crate::error::Result;
+use crate::request::Wanted;
+use crate::signature::Signature;
+use crate::tensor::Tensor;
+
+/// An output as the caller gets it.
+pub struct Output<'a> {
+    pub name: &'a str,
+    pub datatype: Datatype,
+    pub tensor: Tensor,
+    pub carrier: Carrier,
+}
+
+/// How an output's data travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    Json,
+    Binary,
+    /// They lie there already.
+    SharedMemory,
+}
+
+/// Finish outputs, which are in the order of `wanted`.
+pub fn outputs<'a>(
+    signature: &'a Signature,
+    wanted: &[Wanted],
+    tensors: Vec<Tensor>,
+) -> Result<Vec<Output<'a>>> {
+    let mut outputs = Vec::with_capacity(tensors.len());
+    for (wanted, mut tensor) in wanted.iter().zip(tensors) {
+        let spec = &signature.outputs[wanted.output];
+        let mut datatype = spec.datatype;
+        if wanted.classes > 0 {
+            let labels = signature
+                .labels
+                .get(wanted.output)
+                .map_or(&[][..], Vec::as_slice);
+            let batched = signature.max_batch.is_some();
+            tensor = classification::classify(&tensor, spec, labels, batched, wanted.classes)?;
+            datatype = Datatype::Bytes;
+        }
+        let carrier = match &wanted.slot {
+            Some(slot) => {
+                slot.write(&spec.name, &tensor.data)?;
+                Carrier::SharedMemory
+            }
+            None if wanted.binary => Carrier::Binary,
+            None => Carrier::Json,
+        };
+        outputs.push(Output {
+            name: &spec.name,
+            datatype,
+            tensor,
+            carrier,
+        });
+    }
+    Ok(outputs)
+}

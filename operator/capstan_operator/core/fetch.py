@@ -31,12 +31,11 @@ def container(
     settings: Settings,
 ) -> Manifest:
     """An init container that fetches. A Secret's keys are its environment, and no other container's."""
-    allow = ["--allow", ",".join(settings.fetch_allow)] if settings.fetch_allow else []
     result: Manifest = {
         "name": name,
         "image": settings.agent_image,
         "imagePullPolicy": "IfNotPresent",
-        "command": ["capstan-agent", "fetch", *arguments, *allow],
+        "command": ["capstan-agent", "fetch", *arguments, "--allow", ",".join(settings.fetch_allow)],
         "securityContext": dict(pods.READ_ONLY),
         "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}},
         "volumeMounts": mounts,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 #: A Kubernetes object, as its JSON.
 Manifest = dict[str, Any]
@@ -59,14 +59,19 @@ class Plan:
     decision: bool = False
 
 
+#: Where models and data may come from when nobody says otherwise.
+FETCH_ALLOW: Final = ("pvc", "s3", "gs", "az", "https", "hf")
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the operator is started with and manifests depend on."""
 
     agent_image: str
     serving_image: str
-    #: What fetches are allowed, as SCHEME[://HOST-GLOB[:PORT]]; empty: whatever the agent can fetch from.
-    fetch_allow: tuple[str, ...] = ()
+    #: What fetches are allowed, as SCHEME[://HOST-GLOB[:PORT]]. Always told to the agent: where it is told
+    #: nothing, its environment decides, and that is a Secret of the user's.
+    fetch_allow: tuple[str, ...] = FETCH_ALLOW
     #: Whether NetworkPolicies are made.
     network_policies: bool = True
 

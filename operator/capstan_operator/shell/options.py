@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from capstan_operator.core.model import FETCH_ALLOW
 from capstan_operator.shell.metrics import operator_version
 
 REGISTRY = "ghcr.io/capstan-dev"
@@ -69,7 +70,7 @@ def _sources(text: str) -> tuple[str, ...]:
             raise argparse.ArgumentTypeError(
                 f"{source!r} is no source: write SCHEME or SCHEME://HOST[:PORT], such as s3 or https://*.example.com"
             )
-    return found
+    return found or FETCH_ALLOW
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -95,9 +96,9 @@ def parser(environment: Mapping[str, str] = os.environ) -> argparse.ArgumentPars
     add("--serving-image", f"{REGISTRY}/serving:{tag}", "image of the model server")
     add(
         "--fetch-allow",
-        "",
+        ",".join(FETCH_ALLOW),
         "where models and data may be fetched from, as SCHEME or SCHEME://HOST[:PORT] (HOST may have a *),"
-        " with commas between them; none: anywhere",
+        " with commas between them",
         _sources,
     )
     add("--network-policies", "true", "true or false: whether to make NetworkPolicies for pods", _boolean)

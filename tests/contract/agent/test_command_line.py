@@ -121,6 +121,16 @@ def test_the_allow_list_may_be_in_the_environment(monkeypatch):
     assert agent.request(agent.parser().parse_args([*words, "--allow", "hf"])).allow.rules[0].scheme == "hf"
 
 
+def test_what_the_operator_allows_wins_over_what_a_users_secret_does(monkeypatch):
+    monkeypatch.setenv("CAPSTAN_AGENT_ALLOW", "http,file")
+    for flags in ([], ["--fetch-allow="]):
+        told = operator.options(operator.parser({}).parse_args(["run", *flags]))
+        settings = replace(SETTINGS, fetch_allow=told.fetch_allow)
+        pod = pod_spec("InferenceService", {"model": {"uri": "s3://b/m.onnx"}}, settings)
+        (fetcher,) = pod["initContainers"]
+        assert agent.request(parsed(fetcher["command"])).allow == Allow()
+
+
 ALLOW = ("pvc", "s3://acme-*", "gs", "az", "hf://acme", "https://*.example.com:8443")
 
 

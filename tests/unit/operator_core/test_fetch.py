@@ -82,13 +82,13 @@ def test_without_the_runner_data_is_fetched_all_the_same() -> None:
     assert [c["name"] for c in found["initContainers"]] == ["fetch-a"]
 
 
-def test_what_may_be_fetched_is_passed_on_when_it_is_limited() -> None:
+def test_what_may_be_fetched_is_always_passed_on_since_a_users_secret_would_decide_it_otherwise() -> None:
     limited = replace(SETTINGS, fetch_allow=("s3", "https://*.example.com"))
     spec: dict[str, Any] = {"model": {"uri": "s3://b/m.onnx"}}
     (fetcher,) = pod("InferenceService", spec, limited)["initContainers"]
     assert fetcher["command"][-2:] == ["--allow", "s3,https://*.example.com"]
     (free,) = pod("InferenceService", spec)["initContainers"]
-    assert "--allow" not in free["command"]
+    assert free["command"][-2:] == ["--allow", "pvc,s3,gs,az,https,hf"]
 
 
 def test_workload_identity_is_the_templates() -> None:

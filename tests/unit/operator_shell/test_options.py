@@ -14,7 +14,7 @@ def test_defaults() -> None:
     assert (it.metrics_port, it.workers, it.log_level, it.log_format) == (8080, 8, "info", "json")
     assert it.agent_image.startswith("ghcr.io/capstan-dev/agent:")
     assert it.kubeconfig is None
-    assert it.fetch_allow == ()
+    assert it.fetch_allow == ("pvc", "s3", "gs", "az", "https", "hf")
     assert it.network_policies
 
 

@@ -59,6 +59,17 @@ class InferenceServices(World):
             self.cluster.write({**service, "spec": spec})
 
     @rule()
+    def another_model_is_asked_for_while_one_serves(self) -> None:
+        """Chance hardly ever changes what serves: it takes five calm rounds to get there."""
+        for _ in range(6):
+            service = self.cluster.get("InferenceService", NAME)
+            if service and stable(service.get("status", {})):
+                uri = "pvc://a/2" if service["spec"]["model"].get("uri") == "pvc://a/1" else "pvc://a/1"
+                self.somebody_changes_the_spec(uri)
+                break
+            self.calm_round()
+
+    @rule()
     def the_training_job_succeeds(self) -> None:
         job = {
             "apiVersion": "capstan.dev/v1alpha1",

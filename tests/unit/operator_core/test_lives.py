@@ -490,6 +490,31 @@ def test_going_back_to_the_revision_in_use_needs_no_promotion() -> None:
     assert len([k for k in world.children if k[0] == "Deployment"]) == 1
 
 
+@pytest.mark.parametrize(
+    "status",
+    [
+        {},
+        {"observedGeneration": 1, "updatedReplicas": 2},
+        {"observedGeneration": 1, "updatedReplicas": 2, "readyReplicas": 1},
+        {"observedGeneration": 1, "updatedReplicas": 1, "readyReplicas": 2},
+        {"observedGeneration": 0, "updatedReplicas": 2, "readyReplicas": 2},
+    ],
+)
+def test_the_revision_in_use_is_not_deleted_before_the_next_is_ready(status: Manifest) -> None:
+    world = serving()
+    world.step()
+    used = world.controller("Deployment")["metadata"]["name"]
+    up(world.controller("Deployment"))
+    world.step()
+    world.resource["spec"] = {"model": {"uri": "pvc://c/two.onnx"}, "replicas": {"min": 2}}
+    for _ in range(2):
+        assert not world.step().delete
+        (candidate,) = [name for kind, name in world.children if kind == "Deployment" and name != used]
+        world.children["Deployment", candidate]["status"] = status
+    plan = world.step()
+    assert (plan.delete, plan.decision) == ((), False)
+
+
 def test_the_revision_in_use_keeps_its_replicas_while_the_next_is_broken() -> None:
     world = serving()
     world.step()

@@ -29,7 +29,7 @@ def python(options: list[str]) -> dict[str, Any]:
     """The packages of a lock, by uv."""
     command = [os.environ.get("UV", "uv"), "export", "--quiet", "--frozen", "--format", "cyclonedx1.5"]
     command += ["--preview-features", "sbom-export", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     listed: dict[str, Any] = json.loads(done.stdout)
     listed.pop("serialNumber")
     listed["metadata"].pop("timestamp")

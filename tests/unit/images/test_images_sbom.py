@@ -66,3 +66,15 @@ def test_every_crate_is_listed(listed: Listed, image: str) -> None:
     }
     found = {(c["name"], c["version"]): hashes(c) for c in listed[image] if ":cargo/" in c["purl"]}
     assert found == crates
+
+
+def test_why_uv_failed_is_told(tmp_path: Path) -> None:
+    uv = tmp_path / "uv"
+    uv.write_text("#!/bin/sh\necho 'the lock is out of date' >&2\nexit 1\n")
+    uv.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "sbom.py", tmp_path],
+        env=os.environ | {"UV": str(uv)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "the lock is out of date" in done.stderr

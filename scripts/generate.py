@@ -71,7 +71,14 @@ def copy(files: list[Path], folder: Path) -> None:
 def write_base(chart: Path, target: Path) -> None:
     """The chart's objects, without its CRDs and its test."""
     Builder().build((module_of("helm"),), print)
-    command = [Builder().path("helm"), "template", "capstan", chart, "--namespace", "capstan-system"]
+    command: list[str | Path] = [
+        Builder().path("helm"),
+        "template",
+        "capstan",
+        chart,
+        "--namespace",
+        "capstan-system",
+    ]
     options = ["--set", "crds.enabled=false", "--skip-tests"]
     done = subprocess.run([*command, *options], check=True, capture_output=True, text=True)
     target.write_text(GENERATED + HELMS.sub("", done.stdout))

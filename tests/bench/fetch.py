@@ -1,6 +1,6 @@
 """How fast a model arrives: `capstan-agent fetch` against plain `curl` of the same file, over TLS.
 
-    scripts/run python tests/bench/fetch.py [--size MIB] [--rounds N]
+    scripts/run python -m tests.bench.fetch [--size MIB] [--rounds N]
 
 versitygw serves one file on loopback, over S3 and, by a signed URL, over HTTPS. In each round curl and the
 agent take turns; medians and their ratio are printed, with the processor time and the peak memory of each.
@@ -23,6 +23,8 @@ from pathlib import Path
 
 from capstan_cluster.build import Builder, module_of
 
+from tests import certificates
+
 FLOOR = 0.9
 USER, PASSWORD = "bench", "bench-secret"
 
@@ -37,7 +39,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="capstan-fetch-") as name:
         folder = Path(name)
-        authority = certificates(folder)
+        authority = certificates.make(folder)
         (folder / "root/models/m").mkdir(parents=True)
         make(folder / "root/models/m/model.onnx", options.size)
         port, server = serve(folder)
@@ -109,30 +111,6 @@ def presign(url: str, env: dict[str, str]) -> str:
         [sys.executable, "-c", program], env=env, check=True, capture_output=True, text=True
     )
     return done.stdout.strip()
-
-
-def certificates(folder: Path) -> Path:
-    """An authority, and the certificate for localhost that it issued."""
-    new = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-    ]
-    issued = ["-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "basicConstraints=critical,CA:FALSE"]
-    names = ["-addext", "subjectAltName=DNS:localhost"]
-    for extra in (
-        ["-subj", "/CN=bench", "-keyout", "ca.key", "-out", "ca.pem"],
-        ["-subj", "/CN=localhost", "-keyout", "server.key", "-out", "server.pem", *issued, *names],
-    ):
-        subprocess.run([*new, *extra], cwd=folder, check=True, capture_output=True)
-    return folder / "ca.pem"
 
 
 def make(path: Path, size: int) -> None:

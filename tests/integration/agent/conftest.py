@@ -2,7 +2,6 @@
 stores."""
 
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from capstan_agent.allow import Allow
 from capstan_agent.fetch import Request, fetch
 from capstan_agent.termination import Output
 
+from tests import certificates
 from tests.integration.agent.webserver import Web
 
 VARIABLES = (
@@ -39,27 +39,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch, authority: Path) -> None:
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An authority, and beside it the certificate for localhost that it issued: server.pem, server.key."""
-    folder = tmp_path_factory.mktemp("tls")
-    new = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-    ]
-    issued = ["-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "basicConstraints=critical,CA:FALSE"]
-    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    for options in (
-        ["-subj", "/CN=The tests", "-keyout", "ca.key", "-out", "ca.pem"],
-        ["-subj", "/CN=localhost", "-keyout", "server.key", "-out", "server.pem", *issued, *names],
-    ):
-        subprocess.run([*new, *options], cwd=folder, check=True, capture_output=True)
-    return folder / "ca.pem"
+    return certificates.make(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture

@@ -30,17 +30,31 @@ def install(
     chart: Path = CHART,
 ) -> None:
     """Install or upgrade the chart and wait until the operator is ready; raise HelmError otherwise."""
-    command = [
-        helm, "upgrade", "--install", RELEASE, str(chart),
-        "--kube-context", kube.context,
-        "--namespace", NAMESPACE, "--create-namespace",
+    _recover(kube, helm, say)
+    _helm(
+        kube, helm, "upgrade", "--install", RELEASE, str(chart), "--create-namespace",
         "--take-ownership", "--wait", "--timeout", "180s", "--values", "-",
-    ]  # fmt: skip
+        stdin=json.dumps(values(images)),
+    )  # fmt: skip
+    say(kube.run("get", "pods", "-n", NAMESPACE, "-o", "wide").strip())
+
+
+def _recover(kube: Kube, helm: str, say: Callable[[str], None]) -> None:
+    """Undo what a helm that was killed has left half done: the next one refuses to go on from there."""
+    releases = json.loads(
+        _helm(kube, helm, "list", "--pending", "--filter", f"^{RELEASE}$", "--output", "json")
+    )
+    for release in releases:
+        say(f"the release is {release['status']}, since a helm before this one was ended: that is undone")
+        undo = ("uninstall", "--wait") if release["status"] == "pending-install" else ("rollback",)
+        _helm(kube, helm, undo[0], RELEASE, *undo[1:])
+
+
+def _helm(kube: Kube, helm: str, *args: str, stdin: str | None = None) -> str:
     done = subprocess.run(
-        command,
-        env=kube.environment, input=json.dumps(values(images)),
-        capture_output=True, text=True, check=False, timeout=300,
+        [helm, *args, "--kube-context", kube.context, "--namespace", NAMESPACE],
+        env=kube.environment, input=stdin, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     if done.returncode != 0:
         raise HelmError(done.stderr.strip())
-    say(kube.run("get", "pods", "-n", NAMESPACE, "-o", "wide").strip())
+    return done.stdout

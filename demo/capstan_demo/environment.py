@@ -34,6 +34,12 @@ class Published:
         return {name: f"{self.registry}/{name}:{self.tag}" for name in IMAGES}
 
 
+def published(tag: str | None = None) -> Published | None:
+    """Return the images that the environment's REGISTRY and TAG name, of another release with its tag."""
+    registry = os.environ.get("REGISTRY")
+    return Published(registry, tag or os.environ.get("TAG") or VERSION) if registry else None
+
+
 @dataclass(frozen=True, slots=True)
 class Environment:
     """Where the demo and the end-to-end tests run, and the images they run."""
@@ -66,9 +72,7 @@ def prepare(say: Say = print, context: str | None = None, published: Published |
 
 def ready(say: Say = print) -> Environment:
     """Return a cluster with Capstan installed, as the environment's CONTEXT, REGISTRY and TAG ask for."""
-    context, registry, tag = (os.environ.get(name) for name in ("CONTEXT", "REGISTRY", "TAG"))
-    published = Published(registry, tag or VERSION) if registry else None
-    environment = prepare(say, context or None, published)
+    environment = prepare(say, os.environ.get("CONTEXT") or None, published())
     deploy.install(environment.kube, helm(say), environment.images, say)
     return environment
 

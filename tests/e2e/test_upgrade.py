@@ -4,6 +4,7 @@ The release is the one that all tests share, so it is the present one again at t
 """
 
 import base64
+import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ import pytest
 import tritonclient.http
 from capstan_cluster.target import resolve
 from capstan_demo import deploy, environment
-from capstan_demo.environment import Environment, Published
+from capstan_demo.environment import Environment, Published, published
 from capstan_demo.kube import Kube, Manifest, condition, until
 from capstan_images import engines
 from capstan_images.commands import run
@@ -41,10 +42,11 @@ RENAMED = 'FROM {image}\nLABEL capstan.dev/release="0.1.0"\n'
 
 @pytest.fixture(scope="module")
 def images_before(installed: Environment, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The images of 0.1.0: made of the present ones, or published where images cannot be brought."""
-    target = resolve(say=print)
-    if target.loads == "none":
-        return Published(tag="0.1.0").references()
+    """The images of 0.1.0: made of the present ones, or those of REGISTRY where it is given."""
+    target = resolve(os.environ.get("CONTEXT") or None, say=print)
+    there = published(tag="0.1.0") or (Published(tag="0.1.0") if target.loads == "none" else None)
+    if there:
+        return there.references()
     docker = target.loads in ("kind", "k3d")
     engine: engines.Engine = engines.Docker() if docker else engines.Buildah()
     build = ["docker", "build"] if docker else ["buildah", "build", "--isolation", "chroot", "--pull=never"]

@@ -11,14 +11,15 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from capstan_agent import durations, termination
 from capstan_agent.allow import VARIABLE, Allow
 from capstan_agent.errors import AgentError, UsageError
-from capstan_agent.fetch import Request, fetch
-from capstan_agent.install import install
-from capstan_agent.run import run
 from capstan_agent.termination import Output, Termination
+
+if TYPE_CHECKING:
+    from capstan_agent.fetch import Request
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         match options.verb:
             case "run":
+                from capstan_agent.run import run  # noqa: PLC0415  (the start of each verb is waited for)
+
                 return run(
                     command(options.command),
                     options.grace,
@@ -37,12 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
             case "install":
                 signal.signal(signal.SIGTERM, _terminated)
+                from capstan_agent.install import install  # noqa: PLC0415
+
                 install(options.directory)
                 termination.write(
                     Termination("ok", 0, "Installed", f"The runner is in {options.directory}."), message
                 )
             case "fetch":
                 signal.signal(signal.SIGTERM, _terminated)
+                from capstan_agent.fetch import fetch  # noqa: PLC0415
+
                 folder, output = fetch(request(options), _say)
                 termination.write(_fetched(folder, output), message)
     except AgentError as error:
@@ -190,8 +197,10 @@ def command(words: list[str]) -> list[str]:
     return found
 
 
-def request(options: argparse.Namespace) -> Request:
+def request(options: argparse.Namespace) -> "Request":
     """What `fetch` was told."""
+    from capstan_agent.fetch import Request  # noqa: PLC0415
+
     return Request(
         options.uri,
         options.claims,

@@ -20,7 +20,6 @@ from typing import IO, Any, BinaryIO, cast
 from capstan_agent.errors import InvalidURI, UnsafeArchive
 from capstan_agent.sources.listing import ENTRIES, place
 
-_ENDINGS = (".tar", ".tar.gz", ".tgz", ".zip")
 _RATIO = 100
 _FREE = 64 << 20
 """What any archive may unpack to; beyond, it may be _RATIO times the archive's size."""
@@ -30,11 +29,6 @@ _HEADER = 1 << 20
 _DIRECTORY = 16 << 20
 """The same for the directory of a zip."""
 _DIRECTORY_ENTRY = b"PK\x01\x02"
-
-
-def is_archive(name: str) -> bool:
-    """Whether a file of this name is to be unpacked."""
-    return name.lower().endswith(_ENDINGS)
 
 
 def unpack(archive: Path, folder: Path, name: str) -> int:

@@ -1,25 +1,36 @@
 """Files out of a source into a folder, in order and in bounded memory.
 
-Several readers ask for the next chunks at once; what they bring is written in the files' order by one writer.
-So a file that is not complete is always a beginning of it, which is all that has to be known to go on with
-it, and its digest can be made of the bytes as they pass.
+Several readers ask for the next chunks at once; what they bring is written in the files' order by one writer,
+as soon as it is there. So a file that is not complete is always a beginning of it, which is all that has to
+be known to go on with it, and its digest can be made of the bytes as they pass: beside their writing, by a
+thread of its own, since neither needs the interpreter.
 """
 
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
-from typing import BinaryIO, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from capstan_agent.errors import SourceUnavailable
 from capstan_agent.progress import Progress
 from capstan_agent.sources.listing import File, Interrupted, Piece
 
+if TYPE_CHECKING:
+    from hashlib import _Hash as Digest
+
 CHUNK = 8 << 20
-READERS = 4
+"""What is asked for at once."""
+_PART = 1 << 20
+"""What is handed on of it at once, where nothing before it is missing."""
+_WRITE = 32 << 10
+"""What is written at once. More makes the kernel take larger pieces of memory for the file, and a virtual
+machine has to get those from its host, which costs ten times as much as to write."""
+READERS = 3
 """Connections at most, and chunks that are in memory at once, but for the one that is written.
 
 More of them, and of smaller chunks, ask for no more at once and contend for the interpreter's lock."""
@@ -28,8 +39,8 @@ PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 _LONGEST_PAUSE = 60.0
 
 T = TypeVar("T")
-_Result = tuple[bytearray, int] | BaseException
-"""A buffer and how much of it is filled."""
+_Result = memoryview | BaseException | None
+"""A part of a chunk, why there is none, or None at the chunk's end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +53,39 @@ class Wanted:
     hashed: bool = False
 
 
+@dataclass(slots=True)
+class _Span:
+    """A chunk of a file on its way."""
+
+    file: File
+    start: int
+    stop: int
+    buffer: memoryview = field(default_factory=lambda: memoryview(b""))
+    """Where its parts lie."""
+    parts: "SimpleQueue[_Result]" = field(default_factory=SimpleQueue)
+
+
 def download(wanted: Sequence[Wanted], progress: Progress) -> list[str | None]:
     """Complete all these files; their SHA-256 in hex where asked for. OSError is about the target."""
     readers = _Readers(span for item in wanted for span in _spans(item))
+    hasher = _Hasher()
     try:
-        return [_complete(item, readers, progress) for item in wanted]
+        return [_complete(item, readers, hasher, progress) for item in wanted]
     finally:
         readers.stop()
+        hasher.stop()
 
 
-def patiently(file: File, start: int, stop: int, stopped: Event) -> Iterator[Piece]:
+def patiently(
+    file: File, start: int, stop: int, stopped: Event, room: memoryview | None = None
+) -> Iterator[Piece]:
     """The bytes from one offset to another, going on where a read breaks off, until it is to stop."""
     failures = 0
     while start < stop:
         try:
-            for piece in file.read(start, stop):
+            for piece in file.read(start, stop, room):
                 start += len(piece)
+                room = None if room is None else room[len(piece) :]
                 failures = 0 if piece else failures
                 yield piece
             if start < stop:
@@ -100,7 +128,7 @@ def _in_chunks(file: File) -> bool:
     return file.ranges and file.tag is not None
 
 
-def _complete(item: Wanted, readers: "_Readers", progress: Progress) -> str | None:
+def _complete(item: Wanted, readers: "_Readers", hasher: "_Hasher", progress: Progress) -> str | None:
     digest = hashlib.sha256() if item.hashed else None
     item.target.parent.mkdir(parents=True, exist_ok=True)
     with item.target.open("ab", buffering=0) as target:
@@ -111,10 +139,9 @@ def _complete(item: Wanted, readers: "_Readers", progress: Progress) -> str | No
                 _digest_of(item.target, digest.update)
             try:
                 for piece in _pieces(item, readers):
-                    _write(target, piece)
+                    with hasher.beside(digest, piece):
+                        _write(target, piece)
                     have += len(piece)
-                    if digest is not None:
-                        digest.update(piece)
                     progress.add(len(piece))
                 break
             except (
@@ -131,19 +158,49 @@ def _pieces(item: Wanted, readers: "_Readers") -> Iterator[Piece]:
     if not _in_chunks(item.file):
         yield from patiently(item.file, item.have, item.file.size, Event())
     for _ in _spans(item):
-        yield readers.next()
+        yield from readers.next()
 
 
 def _write(target: BinaryIO, piece: Piece) -> None:
     view = memoryview(piece)
     while view:
-        view = view[target.write(view) :]
+        view = view[target.write(view[:_WRITE]) :]
 
 
 def _digest_of(path: Path, update: Callable[[bytes], None]) -> None:
     with path.open("rb", buffering=0) as file:
         while data := file.read(1 << 20):
             update(data)
+
+
+class _Hasher:
+    """A thread that makes a digest of a piece while it is written."""
+
+    def __init__(self) -> None:
+        self._tasks: SimpleQueue[tuple[Digest, Piece] | None] = SimpleQueue()
+        self._done: SimpleQueue[None] = SimpleQueue()
+        Thread(target=self._work, name="hasher", daemon=True).start()
+
+    @contextmanager
+    def beside(self, digest: "Digest | None", piece: Piece) -> Iterator[None]:
+        """Around what is done with a piece meanwhile; the piece may change after it."""
+        if digest is not None:
+            self._tasks.put((digest, piece))
+        try:
+            yield
+        finally:
+            if digest is not None:
+                self._done.get()
+
+    def stop(self) -> None:
+        """No more pieces."""
+        self._tasks.put(None)
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            digest, piece = task
+            digest.update(piece)
+            self._done.put(None)
 
 
 class _Readers:
@@ -154,28 +211,25 @@ class _Readers:
 
     def __init__(self, spans: Iterator[tuple[File, int, int]]) -> None:
         self._waiting = spans
-        self._free: SimpleQueue[bytearray] = SimpleQueue()
+        self._free: SimpleQueue[memoryview] = SimpleQueue()
         """Buffers to use again: memory that is new costs as much as to decrypt what goes into it."""
-        self._taken: bytearray | None = None
-        self._ahead: deque[SimpleQueue[_Result]] = deque()
-        self._tasks: SimpleQueue[tuple[tuple[File, int, int], SimpleQueue[_Result]] | None] = SimpleQueue()
+        self._ahead: deque[_Span] = deque()
+        self._tasks: SimpleQueue[_Span | None] = SimpleQueue()
         self._stopped = Event()
         self._threads = 0
         while self._threads < READERS and self._ask():
             Thread(target=self._work, name=f"reader-{self._threads}", daemon=True).start()
             self._threads += 1
 
-    def next(self) -> memoryview:
-        """The bytes of the next span, good until the one after it is asked for."""
-        if self._taken is not None:
-            self._free.put(self._taken)
-            self._taken = None
-        result = self._ahead.popleft().get()
-        if isinstance(result, BaseException):
-            raise result
-        self._taken, filled = result
+    def next(self) -> Iterator[memoryview]:
+        """The parts of the next span as they come, each good until the one after it is asked for."""
+        span = self._ahead.popleft()
         self._ask()
-        return memoryview(self._taken)[:filled]
+        while (part := span.parts.get()) is not None:
+            if isinstance(part, BaseException):
+                raise part
+            yield part
+        self._free.put(span.buffer)
 
     def stop(self) -> None:
         """No more spans."""
@@ -185,32 +239,38 @@ class _Readers:
 
     def _ask(self) -> bool:
         """Have the next span read, if there is one."""
-        span = next(self._waiting, None)
-        if span is None:
+        wanted = next(self._waiting, None)
+        if wanted is None:
             return False
-        slot: SimpleQueue[_Result] = SimpleQueue()
-        self._ahead.append(slot)
-        self._tasks.put((span, slot))
+        span = _Span(*wanted)
+        self._ahead.append(span)
+        self._tasks.put(span)
         return True
 
     def _work(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            span, slot = task
+        while (span := self._tasks.get()) is not None:
             if not self._stopped.is_set():
-                slot.put(self._read(*span))
+                span.parts.put(self._read(span))
 
-    def _read(self, file: File, start: int, stop: int) -> _Result:
+    def _read(self, span: _Span) -> BaseException | None:
         try:
-            whole = self._free.get_nowait()
+            span.buffer = self._free.get_nowait()
         except Empty:
-            whole = bytearray(CHUNK)
-        buffer, filled = memoryview(whole), 0
+            span.buffer = memoryview(bytearray(CHUNK))
+        filled = handed = 0
         try:
-            for piece in patiently(file, start, stop, self._stopped):
+            for piece in patiently(span.file, span.start, span.stop, self._stopped, span.buffer):
                 if self._stopped.is_set():
                     break
-                buffer[filled : filled + len(piece)] = piece
+                if not (isinstance(piece, memoryview) and piece.obj is span.buffer.obj):
+                    span.buffer[filled : filled + len(piece)] = piece
                 filled += len(piece)
+                if filled - handed >= _PART:
+                    span.parts.put(span.buffer[handed:filled])
+                    handed = filled
         except BaseException as error:  # noqa: BLE001  (raised where the span is taken)
             return error
-        return whole, filled
+        finally:
+            if handed < filled:
+                span.parts.put(span.buffer[handed:filled])
+        return None

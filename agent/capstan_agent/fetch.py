@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from capstan_agent import archives
 from capstan_agent.allow import Allow
 from capstan_agent.digest import PATTERN
 from capstan_agent.download import Wanted, download
@@ -30,6 +29,8 @@ from capstan_agent.termination import Output
 
 Layout = Literal["model", "data"]
 _FILE_NAME = "model.onnx"
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
+"""How names of files end that are to be unpacked."""
 _MODEL = re.compile(r"[A-Za-z0-9]([-_.A-Za-z0-9]{0,251}[A-Za-z0-9])?")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
@@ -125,7 +126,9 @@ def _download(request: Request, found: Listing, partial: Partial, progress: Prog
         return Output(request.folder.name, found.size)
     (file,) = found.files
     fetched = partial.path(file)
-    if archives.is_archive(found.name):
+    if found.name.lower().endswith(_ARCHIVES):
+        from capstan_agent import archives  # noqa: PLC0415  (few are, and their modules take a while)
+
         archive = fetched.rename(request.partial / "archive")
         size = archives.unpack(archive, partial.files, file.name)
         return Output(request.folder.name, size, f"sha256:{digests[0]}")

@@ -28,7 +28,7 @@ from capstan_agent.sources.listing import Interrupted
 _PATIENCE = 30.0
 """Seconds that a server may be silent."""
 _REDIRECTS = 5
-_PIECE = 256 << 10
+_PIECE = 1 << 20
 _HOST = re.compile(r"[A-Za-z0-9_.:-]{1,253}")
 _KEPT = string.punctuation
 """What is sent as it is: an address may be quoted already, and is not to be quoted twice."""
@@ -100,16 +100,21 @@ class Response:
             )
         return data
 
-    def pieces(self, size: int) -> Iterator[memoryview]:
-        """The next `size` bytes, fewer when the other side ends early. Each piece is good until the next."""
-        buffer = memoryview(bytearray(min(size, _PIECE)))
+    def pieces(self, size: int, room: memoryview | None = None) -> Iterator[memoryview]:
+        """The next `size` bytes, fewer when the other side ends early. Each piece is good until the next.
+
+        Where there is room for all of them they are read into that, one behind the other.
+        """
+        buffer = memoryview(bytearray(min(size, _PIECE))) if room is None else room
         while size > 0:
             with _Broken(self.url):
-                count = self._answer.readinto(buffer[:size])
+                count = self._answer.readinto(buffer[: min(size, _PIECE)])
             if not count:
                 return
             size -= count
             yield buffer[:count]
+            if room is not None:
+                buffer = buffer[count:]
 
 
 class _Broken:

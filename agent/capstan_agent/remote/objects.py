@@ -1,8 +1,8 @@
 """`s3://<bucket>/<key>`, `gs://<bucket>/<key>`, `az://<container>/<path>`: an object, or all below a prefix.
 
 The three speak through obstore, which reads the usual variables of each cloud from the environment; what
-is decided here is only when nobody is to be asked for credentials, and that the bytes of S3 come by URLs that
-it signs. Its messages hold such URLs and are never passed on.
+is decided here is only when nobody is to be asked for credentials, and that bytes come by URLs that it
+signs, where that needs no request. Its messages hold such URLs and are never passed on.
 """
 
 import os
@@ -77,9 +77,12 @@ class _Objects:
     def __init__(self, store: _Store, name: str) -> None:
         self._store, self._name = store, name
         anonymous = str(store.config.get("skip_signature")).lower() != "false"
-        signs = isinstance(store, S3Store) and not anonymous and not proxied()
-        self._signed = Signed(self._url) if signs else None
-        """Only for S3: Google's and Azure's identities of pods make a request of each signature."""
+        signs = isinstance(store, S3Store) or (
+            isinstance(store, AzureStore) and bool(os.environ.get("AZURE_STORAGE_ACCOUNT_KEY"))
+        )
+        self._signed = Signed(self._url) if signs and not anonymous and not proxied() else None
+        """Where a signature is made here. Azure's identities of pods, and Google's, make a request of each;
+        with Google's keys none could be tried, since its emulator takes none."""
 
     def close(self) -> None:
         """Keep no connection."""
@@ -115,11 +118,11 @@ class _Objects:
         key, size, tag = meta["path"], meta["size"], _quoted(meta["e_tag"])
         name = f"{self._name}/{key}"
 
-        def read(start: int, stop: int) -> Iterator[memoryview]:
+        def read(start: int, stop: int, room: memoryview | None = None) -> Iterator[memoryview]:
             with _Told(name):
                 response = self._signed.part(key, tag, start, stop, size) if self._signed and tag else None
             if response is not None:
-                yield from pieces(response, stop - start, name)
+                yield from pieces(response, stop - start, room, name)
                 return
             with _Told(name):
                 options: dict[str, Any] = {"range": (start, stop)} | ({"if_match": tag} if tag else {})

@@ -54,11 +54,11 @@ class Signed:
             return self._client
 
 
-def pieces(response: Response, size: int, name: str) -> Iterator[memoryview]:
+def pieces(response: Response, size: int, room: memoryview | None, name: str) -> Iterator[memoryview]:
     """The bytes of an answer."""
     try:
         with response:
-            yield from response.pieces(size)
+            yield from response.pieces(size, room)
     except Interrupted as error:
         raise Interrupted(f"Reading {name} failed: {error}") from error
 

@@ -94,7 +94,7 @@ class Resource:
 
         retried(ask)
 
-    def read(self, start: int, stop: int) -> Iterator[memoryview]:
+    def read(self, start: int, stop: int, room: memoryview | None = None) -> Iterator[memoryview]:
         """The bytes from one offset to another."""
         headers = {"Range": f"bytes={start}-{stop - 1}"} if (start, stop) != (0, self.size) else {}
         # Not If-Unmodified-Since: servers that know fractions of a second refuse their own Last-Modified. It
@@ -106,7 +106,7 @@ class Resource:
             if response.status == 200:
                 for _ in response.pieces(start):
                     pass
-            yield from response.pieces(stop - start)
+            yield from response.pieces(stop - start, room)
 
     def _check(self, response: Response, start: int) -> None:
         """That an answer is a part of what was asked about, and the part that was asked for."""

@@ -29,9 +29,10 @@ class File:
     size: int
     name: str
     """The file as it may be shown: without the secrets that an address can carry."""
-    read: Callable[[int, int], Iterator[Piece]]
-    """The bytes from one offset to another, each piece good until the next is asked for. Raises FetchError,
-    or Interrupted when it may be tried again."""
+    read: Callable[[int, int, memoryview | None], Iterator[Piece]]
+    """The bytes from one offset to another, each piece good until the next is asked for. Where there is room
+    for all of them, a source may read them into that, one behind the other: it saves a copy. Raises
+    FetchError, or Interrupted when it may be tried again."""
     tag: str | None = None
     """What these very bytes are known by; without one, a read that broke begins anew."""
     ranges: bool = False

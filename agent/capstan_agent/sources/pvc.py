@@ -103,7 +103,7 @@ def _file(root: Path, path: Path, place: PurePosixPath, name: str) -> File:
     if not stat.S_ISREG(status.st_mode):
         raise InvalidURI(f"{name} is neither a file nor a folder, but a device, pipe or socket.")
 
-    def read(start: int, stop: int) -> Iterator[bytes]:
+    def read(start: int, stop: int, _room: memoryview | None = None) -> Iterator[bytes]:
         try:
             with os.fdopen(_open(root, path), "rb", buffering=0) as file:
                 changed = os.fstat(file.fileno()).st_size != status.st_size

@@ -218,7 +218,7 @@ def parts(store, monkeypatch) -> list[Callable[[int], object]]:
 
     whole = watched(obstore.get, lambda *_, options: options["range"][0])
     part = watched(Signed.part, lambda _self, _key, _tag, start, *_: start)
-    monkeypatch.setattr(*(Signed, "part", part) if store[0] == "s3" else (obstore, "get", whole))
+    monkeypatch.setattr(*(Signed, "part", part) if store[0] != "gs" else (obstore, "get", whole))
     return told
 
 
@@ -268,11 +268,14 @@ def whole(monkeypatch) -> list[str]:
     return keys
 
 
-def test_s3_is_read_by_signed_urls(s3, get, tmp_path, whole):
-    get("s3://models/digits/1")
+@pytest.mark.parametrize("scheme", ["s3", "az"])
+def test_what_is_signed_here_is_read_by_signed_urls(request, scheme, get, tmp_path, whole):
+    request.getfixturevalue(scheme)
+    get(f"{scheme}://models/digits/1")
     assert (version(tmp_path) / "model.onnx").read_bytes() == DATA
     assert (version(tmp_path) / "ä b%.txt").read_bytes() == b"t"
-    assert not whole
+    # Azurite compares signatures with names that it has decoded once more.
+    assert whole == (["digits/1/ä b%.txt"] if scheme == "az" else [])
 
 
 @pytest.mark.parametrize(
@@ -302,12 +305,12 @@ def test_s3_through_a_proxy_is_left_to_obstore(s3, get, monkeypatch, whole):
 def test_an_answer_that_breaks_off_is_asked_for_again(s3, get, tmp_path, monkeypatch):
     real, broken = Response.pieces, []
 
-    def pieces(self, size):
+    def pieces(self, size, room=None):
         if len(broken) < 3:
             broken.append(self.url)
-            yield from real(self, size // 2)
+            yield from real(self, size // 2, room)
             raise Interrupted("https://localhost broke off its answer (IncompleteRead).")
-        yield from real(self, size)
+        yield from real(self, size, room)
 
     monkeypatch.setattr(Response, "pieces", pieces)
     get("s3://models/digits/1/model.onnx", digest=digest_of(DATA))

@@ -17,7 +17,7 @@ def quiet(_line: str) -> None:
     """Nobody listens."""
 
 
-def away(_start, _stop):
+def away(_start, _stop, _room):
     raise errors.SourceUnavailable("The server is away.")
 
 

@@ -346,7 +346,7 @@ def test_a_stop_leaves_nothing_half_done(claim, tmp_path, monkeypatch):
 
 
 def test_a_bug_is_not_blamed_on_the_user(claim, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "fetch", lambda *_: 1 / 0)
+    monkeypatch.setattr("capstan_agent.fetch.fetch", lambda *_: 1 / 0)
     before = signal.getsignal(signal.SIGTERM)
     try:
         assert cli.main([str(word) for word in fetching(tmp_path, "pvc://models/digits")]) == 1

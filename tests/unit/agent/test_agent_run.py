@@ -192,11 +192,14 @@ def test_a_reader_that_stops_reading_does_not_hold_up_signals(supervise):
 def test_a_process_left_behind_with_the_pipe_open_is_not_waited_for(supervise):
     running = supervise("""
         import os, signal
+        read, write = os.pipe()
         if os.fork() == 0:
             os.setsid()
             print(os.getpid(), flush=True)
+            os.write(write, b"x")
             while True:
                 signal.pause()
+        os.read(read, 1)
         """)
     left_behind = int(running.wait_for_line())
     assert running.process.wait(timeout=30) == 0

@@ -8,10 +8,14 @@ import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
-from capstan_serving import catalog, repository, settings, table, termination
+from capstan_serving import settings, table, termination
 from capstan_serving._native import Server
+from capstan_serving.backends import onnx, providers
 from capstan_serving.catalog import Catalog
 from capstan_serving.control import Control
+from capstan_serving.lifecycle import Lifecycle
+from capstan_serving.loading import Loader
+from capstan_serving.repository import Repository
 from capstan_serving.settings import Settings
 
 _log = logging.getLogger("capstan_serving")
@@ -72,14 +76,20 @@ def _run(chosen: Settings, models: Catalog, server: Server, stop: threading.Even
         ("metrics", f"{chosen.host}:{server.metrics_port}"),
     ]
     _log.info("listening: %s", ", ".join(f"{door} {address}" for door, address in doors))
-    _load(chosen, models, server, stop)
+    lifecycle = _load(chosen, models, server, stop)
     print(table.render(doors, models), flush=True)
-    failed = [entry.reason for entry in models if entry.backend is None]
+    failed = dict.fromkeys(entry.reason for entry in models if entry.state != "READY")
     if failed and chosen.exit_on_error:
         raise StartError("ModelLoadFailed", "; ".join(failed))
+    if chosen.model_control_mode == "explicit":
+        models.load, models.unload = lifecycle.load, lifecycle.unload
+        models.discover = lifecycle.names
     if not stop.is_set():
         server.set_ready(True)
         _log.info("ready")
+    if chosen.model_control_mode == "poll":
+        while not stop.wait(chosen.repository_poll_secs):
+            lifecycle.poll()
     stop.wait()
 
 
@@ -92,17 +102,25 @@ def _abandon(chosen: Settings) -> NoReturn:
     os._exit(EXIT_FAILED)
 
 
-def _load(chosen: Settings, models: Catalog, server: Server, stop: threading.Event) -> None:
+def _load(chosen: Settings, models: Catalog, server: Server, stop: threading.Event) -> Lifecycle:
+    loader = Loader(
+        workers=chosen.workers,
+        providers=chosen.providers,
+        available=onnx.available(),
+        gpus=providers.gpus(),
+        engine_cache=chosen.engine_cache,
+        custom_operators=chosen.allow_custom_operators,
+    )
+    lifecycle = Lifecycle(models, Repository(chosen.model_repository), loader, server)
+    explicit = chosen.model_control_mode == "explicit" and "*" not in chosen.load_model
     try:
-        for found in repository.scan(chosen.model_repository):
-            if stop.is_set():
-                return
-            models.put(catalog.load(found, server, chosen.workers))
+        lifecycle.start(chosen.load_model if explicit else None, chosen.model_load_thread_count, stop)
     except OSError as error:
         raise StartError(
             "ModelRepositoryUnavailable",
             f"the model repository cannot be read ({error}); check --model-repository and the folder's mode",
         ) from error
+    return lifecycle
 
 
 if __name__ == "__main__":

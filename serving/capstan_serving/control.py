@@ -4,6 +4,7 @@ Each is a function from the request's arguments to JSON; the two tables at the e
 which gRPC call it answers. The native front end turns the JSON of a call into protobuf.
 """
 
+import base64
 import json
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from capstan_serving.catalog import Catalog
 from capstan_serving.counters import ModelStatistics
 from capstan_serving.errors import InvalidArgument, MethodNotAllowed, NotFound
 
-EXTENSIONS = ("binary_tensor_data", "model_repository", "parameters", "statistics")
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "parameters", "statistics")
 """Of the protocol's extensions, those that work."""
 
 _Json = dict[str, Any]
@@ -51,14 +52,44 @@ class Control:
 
     def model_metadata(self, arguments: _Json) -> _Json:
         """A model's inputs and outputs."""
-        entry, backend = self.catalog.find(arguments["name"], arguments.get("version", ""))
+        entry, loaded = self.catalog.find(arguments["name"], arguments.get("version", ""))
         return {
             "name": entry.name,
-            "versions": [str(entry.version)],
-            "platform": backend.platform,
-            "inputs": [spec.metadata() for spec in backend.signature.inputs],
-            "outputs": [spec.metadata() for spec in backend.signature.outputs],
+            "versions": [str(served.version) for served in self.catalog.served(entry.name)],
+            "platform": loaded.backend.platform,
+            "inputs": [spec.metadata() for spec in loaded.signature.inputs],
+            "outputs": [spec.metadata() for spec in loaded.signature.outputs],
         }
+
+    def model_config(self, arguments: _Json) -> _Json:
+        """A model's configuration that is in effect."""
+        _, loaded = self.catalog.find(arguments["name"], arguments.get("version", ""))
+        return loaded.config_json()
+
+    def model_config_message(self, arguments: _Json) -> _Json:
+        """The same as the protocol's message, in base64."""
+        _, loaded = self.catalog.find(arguments["name"], arguments.get("version", ""))
+        return {"config": base64.b64encode(loaded.config_message()).decode()}
+
+    def load_model(self, arguments: _Json) -> _Json:
+        """Load a model: `parameters` may have a configuration, as JSON, and files, as base64."""
+        _one_repository(arguments)
+        parameters = _parameters(arguments)
+        config = parameters.pop("config", None)
+        if not isinstance(config, str | None):
+            raise InvalidArgument("the parameter 'config' must be a string: the configuration as JSON")
+        files = {name: _content(name, text) for name, text in parameters.items()}
+        self.catalog.load(arguments["name"], config, files)
+        return {}
+
+    def unload_model(self, arguments: _Json) -> _Json:
+        """Unload a model."""
+        _one_repository(arguments)
+        dependents = _parameters(arguments).get("unload_dependents", False)
+        if not isinstance(dependents, bool):
+            raise InvalidArgument("the parameter 'unload_dependents' must be true or false")
+        self.catalog.unload(arguments["name"], dependents)
+        return {}
 
     def model_statistics(self, arguments: _Json) -> _Json:
         """Counters of one model, or of all."""
@@ -70,11 +101,10 @@ class Control:
 
     def repository_index(self, arguments: _Json) -> list[_Json]:
         """Every model of the repository, with its state."""
-        if arguments.get("repository_name"):
-            raise InvalidArgument("there is one repository, without a name")
+        _one_repository(arguments)
         index: list[_Json] = []
-        for entry in self.catalog:
-            if entry.backend or not arguments.get("ready"):
+        for entry in self.catalog.index():
+            if entry.state == "READY" or not arguments.get("ready"):
                 named = {"name": entry.name, "version": str(entry.version) if entry.version else ""}
                 index.append(named | {"state": entry.state, "reason": entry.reason})
         return index
@@ -117,6 +147,30 @@ def _arguments(body: bytes) -> _Json:
     return arguments
 
 
+def _one_repository(arguments: _Json) -> None:
+    if arguments.get("repository_name"):
+        raise InvalidArgument("there is one repository, without a name")
+
+
+def _parameters(arguments: _Json) -> _Json:
+    parameters = arguments.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise InvalidArgument("'parameters' must be an object")
+    return dict(parameters)
+
+
+def _content(name: str, text: object) -> bytes:
+    """A file of a load request."""
+    if not name.startswith("file:"):
+        raise InvalidArgument(
+            f"the parameter {name!r} is not known; known are config and file:<version>/<name>"
+        )
+    try:
+        return base64.b64decode(text, validate=True)  # type: ignore[arg-type]
+    except (ValueError, TypeError) as error:
+        raise InvalidArgument(f"the parameter {name!r} must be a file's content as base64") from error
+
+
 def _match(pattern: str, path: list[str]) -> _Json | None:
     """The arguments that a path has where the pattern has names in braces."""
     parts = pattern.split("/")
@@ -146,7 +200,11 @@ _ROUTES: tuple[tuple[str, str, str, Callable[[Control, _Json], tuple[str, bytes]
     ("http", "GET", "v2/models/{name}/versions/{version}", _json(Control.model_metadata)),
     ("http", "GET", "v2/models/{name}/stats", _json(Control.model_statistics)),
     ("http", "GET", "v2/models/{name}/versions/{version}/stats", _json(Control.model_statistics)),
+    ("http", "GET", "v2/models/{name}/config", _json(Control.model_config)),
+    ("http", "GET", "v2/models/{name}/versions/{version}/config", _json(Control.model_config)),
     ("http", "POST", "v2/repository/index", _json(Control.repository_index)),
+    ("http", "POST", "v2/repository/models/{name}/load", _json(Control.load_model)),
+    ("http", "POST", "v2/repository/models/{name}/unload", _json(Control.unload_model)),
     ("metrics", "GET", "metrics", _metrics),
 )
 
@@ -154,5 +212,8 @@ _CALLS: dict[str, Callable[[Control, _Json], Any]] = {
     "ServerMetadata": Control.server_metadata,
     "ModelMetadata": Control.model_metadata,
     "ModelStatistics": Control.model_statistics,
+    "ModelConfig": Control.model_config_message,
     "RepositoryIndex": Control.repository_index,
+    "RepositoryModelLoad": Control.load_model,
+    "RepositoryModelUnload": Control.unload_model,
 }

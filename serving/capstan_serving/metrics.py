@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
 from prometheus_client import generate_latest
 
 from capstan_serving._native import DURATION_BOUNDS_US
+from capstan_serving.backends.providers import PROVIDERS
 from capstan_serving.catalog import Entry
 from capstan_serving.counters import ModelStatistics
 
@@ -55,7 +56,8 @@ _HISTOGRAM = "capstan_inference_request_duration_seconds"
 
 def exposition(models: list[ModelStatistics], entries: Iterable[Entry]) -> bytes:
     """The whole page."""
-    lines = [*_models(models), *_loads(entries)]
+    entries = list(entries)
+    lines = [*_models(models), *_loads(entries), *_providers(entries)]
     return "".join(f"{line}\n" for line in lines).encode() + generate_latest()
 
 
@@ -100,6 +102,22 @@ def _loads(entries: Iterable[Entry]) -> Iterator[str]:
     for entry in entries:
         if entry.backend:
             yield f"{name}{{{_labels(entry.name, str(entry.version))}}} {entry.load_seconds:.6f}"
+
+
+def _providers(entries: Iterable[Entry]) -> Iterator[str]:
+    name = "capstan_serving_provider"
+    yield from _head(
+        name,
+        "Whether an execution provider is in use by the model: 0 when it was asked for and cannot be",
+        "gauge",
+    )
+    for entry in entries:
+        if entry.loaded:
+            label = _labels(entry.name, str(entry.version))
+            for provider in entry.loaded.backend.providers:
+                yield f'{name}{{{label},provider="{provider}"}} 1'
+            for provider in entry.loaded.missing:
+                yield f'{name}{{{label},provider="{PROVIDERS[provider]}"}} 0'
 
 
 def _head(name: str, help_text: str, kind: str) -> Iterator[str]:

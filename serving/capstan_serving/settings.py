@@ -4,70 +4,124 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from capstan_serving import __version__
 
 PREFIX = "CAPSTAN_SERVING_"
 
-_EXAMPLE = """\
-example:
+_EXAMPLES = """\
+examples:
   mkdir -p models/digits/1 && cp digits.onnx models/digits/1/model.onnx
   capstan-serving --model-repository models
   curl localhost:8000/v2/models/digits
 
-Every flag is also an environment variable: --http-port is CAPSTAN_SERVING_HTTP_PORT.
+  capstan-serving --model-repository models --model-control-mode poll
+      follow what is put into the folder, changed and taken away
+  capstan-serving --model-repository models --model-control-mode explicit --load-model digits
+      load one model, and others when a client asks for it
+
+Every flag is also an environment variable: --http-port is CAPSTAN_SERVING_HTTP_PORT; flags that may be
+repeated are lists there, with commas: CAPSTAN_SERVING_LOAD_MODEL=digits,words. Flags win.
 SIGTERM drains: what was accepted is answered, nothing new is accepted.
 """
+
+CONTROL_MODES = ("none", "explicit", "poll")
+
+PROVIDERS = ("tensorrt", "cuda", "openvino", "cpu")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the command line says."""
 
-    model_repository: Path
+    model_repository: tuple[Path, ...]
+    model_control_mode: Literal["none", "explicit", "poll"]
+    load_model: tuple[str, ...]
+    repository_poll_secs: float
+    model_load_thread_count: int
+    exit_on_error: bool
     host: str
     http_port: int
     grpc_port: int
     metrics_port: int
     workers: int
+    providers: tuple[str, ...]
+    engine_cache: Path | None
+    allow_custom_operators: bool
     queue_size: int
     max_request_bytes: int
     allow_shared_memory: bool
     drain_timeout: float
-    exit_on_error: bool
     termination_log: Path | None
 
 
-def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
-    """Read flags, then the environment, then the defaults. Exits with a message when that fails."""
+def parser() -> argparse.ArgumentParser:
+    """The flags, in groups."""
     parser = argparse.ArgumentParser(
         prog="capstan-serving",
         description="Serve ONNX models over the Open Inference Protocol (HTTP and gRPC).",
-        epilog=_EXAMPLE,
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"capstan-serving {__version__}")
-    add = parser.add_argument
+    _add_models(parser.add_argument_group("models"))
+    _add_network(parser.add_argument_group("network"))
+    _add_execution(parser.add_argument_group("execution"))
+    _add_life(parser.add_argument_group("life"))
+    return parser
+
+
+def _add_models(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add(
         "--model-repository",
         type=Path,
+        action="append",
         metavar="DIR",
-        help="folder of <model>/<version>/model.onnx (required)",
+        help="folder of <model>/<version>/model.onnx (required; may be repeated)",
     )
+    add(
+        "--model-control-mode",
+        choices=CONTROL_MODES,
+        default="none",
+        help="none: load all models at the start; poll: follow the folder too; explicit: load what "
+        "--load-model names and what clients ask for (%(default)s)",
+    )
+    add(
+        "--load-model",
+        action="append",
+        metavar="NAME",
+        help="model to load at the start, with explicit control; * is all (may be repeated)",
+    )
+    add(
+        "--repository-poll-secs",
+        type=_interval,
+        default=15.0,
+        metavar="SECONDS",
+        help="time between two looks into the folder, with control by poll (%(default)s)",
+    )
+    add(
+        "--model-load-thread-count",
+        type=_count,
+        default=4,
+        metavar="N",
+        help="models that are loaded at the same time at the start (%(default)s)",
+    )
+    add(
+        "--exit-on-error",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="exit when a model cannot be loaded at the start, rather than serve the others (default: exit)",
+    )
+
+
+def _add_network(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--host", default="0.0.0.0", help="address to listen on (%(default)s)")  # noqa: S104 - a pod's server
     add("--http-port", type=_port, default=8000, metavar="PORT", help="HTTP/1.1 (%(default)s; 0: any)")
     add("--grpc-port", type=_port, default=8001, metavar="PORT", help="gRPC (%(default)s; 0: any)")
     add("--metrics-port", type=_port, default=8002, metavar="PORT", help="/metrics (%(default)s; 0: any)")
-    add(
-        "--workers", type=_count, default=2, metavar="N", help="inference threads of each model (%(default)s)"
-    )
-    add(
-        "--queue-size",
-        type=_count,
-        default=1024,
-        metavar="N",
-        help="requests that may wait for each model; more are refused (%(default)s)",
-    )
     add(
         "--max-request-bytes",
         type=_count,
@@ -81,6 +135,48 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         default=False,
         help="let clients on this machine pass tensors in /dev/shm (default: no)",
     )
+
+
+def _add_execution(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--workers",
+        type=_count,
+        default=2,
+        metavar="N",
+        help="inference threads of each model whose configuration has no count (%(default)s)",
+    )
+    add(
+        "--queue-size",
+        type=_count,
+        default=1024,
+        metavar="N",
+        help="requests that may wait for each model; more are refused (%(default)s)",
+    )
+    add(
+        "--providers",
+        type=_providers,
+        default=(),
+        metavar="LIST",
+        help=f"in order of choice, of {', '.join(PROVIDERS)} (default: cuda where there is a GPU, cpu)",
+    )
+    add(
+        "--engine-cache",
+        type=Path,
+        metavar="DIR",
+        help="folder in which TensorRT keeps its engines and timings",
+    )
+    add(
+        "--allow-custom-operators",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="load the libraries of operators that a model's configuration names: they run in this server "
+        "(default: refuse)",
+    )
+
+
+def _add_life(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add(
         "--drain-timeout",
         type=_seconds,
@@ -88,32 +184,49 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
         metavar="SECONDS",
         help="on SIGTERM, how long accepted requests may take (%(default)s)",
     )
-    add(
-        "--exit-on-error",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="exit when a model cannot be loaded, rather than serve the others (default: exit)",
-    )
     add("--termination-log", type=Path, metavar="FILE", help="where to say, as JSON, why the server ended")
-    _defaults(parser, environment)
-    settings = Settings(**vars(parser.parse_args(arguments)))
-    if settings.model_repository is None:
-        parser.error(f"--model-repository is required (or {PREFIX}MODEL_REPOSITORY)")
+
+
+def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Read flags, then the environment, then the defaults. Exits with a message when that fails."""
+    flags = parser()
+    repeated = _defaults(flags, environment)
+    values = vars(flags.parse_args(arguments))
+    for name, fallback in repeated.items():
+        values[name] = tuple(values[name] or fallback)
+    settings = Settings(**values)
+    if not settings.model_repository:
+        flags.error(f"--model-repository is required (or {PREFIX}MODEL_REPOSITORY)")
+    if settings.load_model and settings.model_control_mode != "explicit":
+        flags.error("--load-model needs --model-control-mode explicit")
     return settings
 
 
-def _defaults(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
-    """Take defaults from the environment; argparse converts and checks them as it does flags."""
+def _defaults(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> dict[str, Sequence[Any]]:
+    """Take defaults from the environment; argparse converts and checks them as it does flags.
+
+    Those of flags that may be repeated are returned: argparse would add to them.
+    """
+    repeated: dict[str, Sequence[Any]] = {}
     for action in parser._actions:  # there is no public way to list them
-        text = environment.get(PREFIX + action.dest.upper())
-        if text is None or action.dest in ("help", "version"):
+        if action.dest in ("help", "version"):
             continue
-        if isinstance(action, argparse.BooleanOptionalAction):
+        variable = PREFIX + action.dest.upper()
+        text = environment.get(variable)
+        if isinstance(action, argparse._AppendAction):
+            convert = action.type if callable(action.type) else str
+            repeated[action.dest] = [convert(part) for part in (text or "").split(",") if part]
+        elif text is None:
+            continue
+        elif isinstance(action, argparse.BooleanOptionalAction):
             if text.lower() not in ("true", "false"):
-                parser.error(f"{PREFIX}{action.dest.upper()} must be true or false, not {text!r}")
+                parser.error(f"{variable} must be true or false, not {text!r}")
             parser.set_defaults(**{action.dest: text.lower() == "true"})
+        elif action.choices and text not in action.choices:
+            parser.error(f"{variable} must be one of {', '.join(action.choices)}, not {text!r}")
         else:
             parser.set_defaults(**{action.dest: text})
+    return repeated
 
 
 def _port(text: str) -> int:
@@ -135,3 +248,17 @@ def _seconds(text: str) -> float:
     if not 0 <= number <= 86400:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 86400 seconds")
     return number
+
+
+def _interval(text: str) -> float:
+    number = _seconds(text)
+    if number < 0.1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 0.1 seconds")
+    return number
+
+
+def _providers(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if strange := [name for name in names if name not in PROVIDERS]:
+        raise argparse.ArgumentTypeError(f"{strange[0]!r} is none of {', '.join(PROVIDERS)}")
+    return tuple(dict.fromkeys(names))

@@ -16,11 +16,17 @@ def render(doors: Sequence[tuple[str, str]], entries: Iterable[Entry]) -> str:
 
 def _row(entry: Entry) -> tuple[str, ...]:
     version = str(entry.version) if entry.version else "-"
-    if entry.backend is None:
+    if entry.loaded is None:
         return entry.name, version, entry.state, "-", entry.reason
-    signature = entry.backend.signature
+    signature = entry.loaded.signature
     inputs, outputs = (", ".join(map(str, specs)) for specs in (signature.inputs, signature.outputs))
-    return entry.name, version, entry.state, ", ".join(entry.backend.providers), f"{inputs} -> {outputs}"
+    return (
+        entry.name,
+        version,
+        entry.state,
+        ", ".join(entry.loaded.backend.providers),
+        f"{inputs} -> {outputs}",
+    )
 
 
 def _columns(rows: Sequence[tuple[str, ...]]) -> str:

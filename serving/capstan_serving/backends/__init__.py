@@ -26,3 +26,6 @@ class Backend(Protocol):
 
     def execute(self, batch: Batch) -> Sequence[NDArray[Any]]:
         """The outputs that the batch asks for, in its order. Called from several threads at once."""
+
+    def close(self) -> None:
+        """Give everything back. Nothing is executed any more."""

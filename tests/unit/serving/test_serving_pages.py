@@ -58,7 +58,7 @@ def test_the_metrics_parse_and_keep_tritons_names():
 
 
 def test_the_table_shows_failures_with_their_reason():
-    shown = table.render([("HTTP", "h:1")], [Entry("broken", 2, None, "it is broken")])
+    shown = table.render([("HTTP", "h:1")], [Entry("broken", 2, "UNAVAILABLE", "it is broken")])
     assert "HTTP  h:1" in shown
     assert shown.splitlines()[-1].split() == ["broken", "2", "UNAVAILABLE", "-", "it", "is", "broken"]
     assert "(none)" in table.render([], [])

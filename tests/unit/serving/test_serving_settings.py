@@ -1,5 +1,7 @@
 """The command line: flags, then the environment, then defaults."""
 
+from pathlib import Path
+
 import pytest
 from capstan_serving.settings import PREFIX, parse
 
@@ -19,11 +21,26 @@ def test_flags_win_over_the_environment():
         PREFIX + "TERMINATION_LOG": "/tmp/log",
     }
     settings = parse(["--http-port", "7000"], environment)
-    assert str(settings.model_repository) == "here"
+    assert settings.model_repository == (Path("here"),)
     assert settings.http_port == 7000
     assert not settings.exit_on_error
     assert str(settings.termination_log) == "/tmp/log"
     assert parse(["--exit-on-error"], environment).exit_on_error
+
+
+def test_what_may_be_repeated_is_a_list_in_the_environment():
+    environment = {
+        PREFIX + "MODEL_REPOSITORY": "a,b",
+        PREFIX + "LOAD_MODEL": "m,n",
+        PREFIX + "MODEL_CONTROL_MODE": "explicit",
+        PREFIX + "PROVIDERS": "tensorrt, cuda",
+    }
+    settings = parse([], environment)
+    assert settings.model_repository == (Path("a"), Path("b"))
+    assert settings.load_model == ("m", "n")
+    assert settings.providers == ("tensorrt", "cuda")
+    settings = parse(["--model-repository", "x", "--load-model", "*"], environment)
+    assert (settings.model_repository, settings.load_model) == ((Path("x"),), ("*",))
 
 
 def test_what_the_operator_renders_is_understood():
@@ -43,6 +60,14 @@ def test_what_the_operator_renders_is_understood():
         (["--model-repository", "m"], {PREFIX + "WORKERS": "many"}, "many"),
         (["--model-repository", "m"], {PREFIX + "EXIT_ON_ERROR": "maybe"}, "true or false"),
         (["--model-repository", "m", "--unknown"], {}, "--unknown"),
+        (["--model-repository", "m", "--providers", "cuda,metal"], {}, "'metal' is none of tensorrt, cuda"),
+        (["--model-repository", "m", "--load-model", "a"], {}, "needs --model-control-mode explicit"),
+        (
+            ["--model-repository", "m"],
+            {PREFIX + "MODEL_CONTROL_MODE": "maybe"},
+            "must be one of none, explicit",
+        ),
+        (["--model-repository", "m", "--repository-poll-secs", "0"], {}, "not at least 0.1"),
     ],
 )
 def test_bad_settings_are_explained(arguments, environment, said, capsys):

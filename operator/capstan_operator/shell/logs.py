@@ -68,11 +68,26 @@ class _WithoutNoise(logging.Filter):
         return "OS signals are ignored" not in record.getMessage()
 
 
+class _WithoutTracebacks(logging.Filter):
+    """Why kopf gives up (it may not log in, the API stays away) is a line; where it was then is not ours.
+
+    Of objects it tells what our handler does: that would be a bug, and needs its traceback.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        first, _, rest = record.name.partition(".")
+        if first == "kopf" and rest.partition(".")[0] != "objects":
+            record.exc_info = record.exc_text = None
+        return True
+
+
 def configure(level: str, style: str, stream: TextIO | None = None) -> None:
     """Send all logging of the process to `stream` (stderr): `level` is a name, `style` json or text."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
     handler.addFilter(_WithoutNoise())
+    if level.upper() != "DEBUG":
+        handler.addFilter(_WithoutTracebacks())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())

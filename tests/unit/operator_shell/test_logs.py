@@ -74,3 +74,23 @@ def test_debug_hears_them_all() -> None:
     stream, _ = logged("text", "debug")
     logging.getLogger("kopf").debug("hello")
     assert "hello" in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("level", "name", "told"),
+    [
+        ("info", "kopf._cogs.aiokits.aiotasks", False),
+        ("info", "kopf.activities.authentication", False),
+        ("info", "kopf.objects", True),
+        ("info", "capstan_operator.shell.run", True),
+        ("debug", "kopf._cogs.aiokits.aiotasks", True),
+    ],
+)
+def test_where_kopf_was_when_it_gave_up_is_for_who_debugs(level: str, name: str, told: bool) -> None:
+    stream, _ = logged("text", level)
+    try:
+        raise PermissionError("401 Unauthorized")
+    except PermissionError as error:
+        logging.getLogger(name).exception(f"The login has failed: {error}")
+    assert "The login has failed: 401 Unauthorized" in stream.getvalue().replace('"', "")
+    assert ("Traceback" in stream.getvalue()) is told

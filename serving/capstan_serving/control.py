@@ -14,7 +14,14 @@ from capstan_serving.catalog import Catalog
 from capstan_serving.counters import ModelStatistics
 from capstan_serving.errors import InvalidArgument, MethodNotAllowed, NotFound
 
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "parameters", "statistics")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "statistics",
+)
 """Of the protocol's extensions, those that work."""
 
 _Json = dict[str, Any]

@@ -25,9 +25,21 @@ FLAGS = ("--host", "127.0.0.1", "--http-port", "0", "--grpc-port", "0", "--metri
 TO_BE_MENDED = {
     "test_what_is_not_there_is_not_ready": "ModelReady over gRPC answers NOT_FOUND",
     "test_stream_parameters": "triton_enable_empty_final_response is refused",
+    "test_more_rows_than_the_model_takes": "max_batch_size does not refuse yet",
+    "test_batch_sizes_are_told_apart": "there are no batch_stats yet",
+    "test_the_important_overtake": "priorities are not read yet",
+    "test_model_configuration": "no ModelConfig over gRPC yet",
+    "test_a_configuration_is_derived_where_there_is_none": "no ModelConfig over gRPC yet",
     "test_they_count": "compute_* are counted by execution, and must be by request",
 }
-OURS = ("--no-exit-on-error",)
+OURS = (
+    "--no-exit-on-error",
+    "--allow-shared-memory",
+    "--model-control-mode",
+    "explicit",
+    "--load-model",
+    "*",
+)
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +86,8 @@ def grpc_client(request: pytest.FixtureRequest, target: Target) -> Client:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What has ended servers comes last, so that the other checks are told of."""
     for item in items:
+        if not URL and "repository" in item.nodeid and "[grpc" in item.nodeid:
+            item.add_marker(pytest.mark.xfail(reason="no load and unload over gRPC yet", strict=False))
         if not URL and item.originalname in TO_BE_MENDED:  # type: ignore[attr-defined]
             item.add_marker(pytest.mark.xfail(reason=TO_BE_MENDED[item.originalname], strict=False))  # type: ignore[attr-defined]
     items.sort(key=lambda item: item.get_closest_marker("hostile") is not None)

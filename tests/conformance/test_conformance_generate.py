@@ -45,6 +45,7 @@ def test_the_id_comes_back(target):
 def test_other_members_are_parameters(target):
     status, answer = target.json("POST", PATH, {"a": 5, "b": 3, "temperature": 0.5, "stream": False})
     assert status == 200, answer
+    assert answer["sum"] == 8
 
 
 @pytest.mark.parametrize("body", [{"a": 5}, {"a": "x", "b": 3}, []])

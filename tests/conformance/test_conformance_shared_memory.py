@@ -64,6 +64,7 @@ def test_register_and_unregister(client, region):
 
 def test_unregister_all(client, region):
     client.call("register_system_shared_memory", region.name, region.key, SIZE)
+    assert region.name in _registered(client)
     client.call("unregister_system_shared_memory")
     assert _registered(client) == {}
 

@@ -56,6 +56,7 @@ def serve(chosen: Settings, stop: threading.Event) -> None:
             max_request_bytes=chosen.max_request_bytes,
             queue_size=chosen.queue_size,
             allow_shared_memory=chosen.allow_shared_memory,
+            response_cache_bytes=chosen.response_cache_bytes,
         )
     except OSError as error:
         raise StartError("AddressUnavailable", f"{error}; choose another port or address") from error

@@ -8,8 +8,9 @@ from .counters import ModelStatistics
 from .scheduling import Scheduling
 from .signature import Signature
 
-# Upper bounds of `ModelStatistics.duration_buckets`, which has one more, without bound.
+# Upper bounds of the histograms of `ModelStatistics`, which have one bucket more, without bound.
 DURATION_BOUNDS_US: tuple[int, ...]
+BATCH_BOUNDS: tuple[int, ...]
 
 # What a backend executes.
 class Batch:
@@ -43,6 +44,7 @@ class Server:
         max_request_bytes: int,
         queue_size: int,
         allow_shared_memory: bool = False,
+        response_cache_bytes: int = 0,
     ) -> Self: ...
     @property
     def http_port(self) -> int: ...

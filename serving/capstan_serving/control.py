@@ -121,7 +121,6 @@ def _statistics(model: ModelStatistics) -> _Json:
     def duration(pair: tuple[int, int]) -> _Json:
         return {"count": pair[0], "ns": pair[1]}
 
-    none = duration((0, 0))
     return {
         "name": model["name"],
         "version": model["version"],
@@ -135,8 +134,8 @@ def _statistics(model: ModelStatistics) -> _Json:
             "compute_input": duration(model["compute_input"]),
             "compute_infer": duration(model["compute_infer"]),
             "compute_output": duration(model["compute_output"]),
-            "cache_hit": none,
-            "cache_miss": none,
+            "cache_hit": duration(model["cache_hit"]),
+            "cache_miss": duration(model["cache_miss"]),
         },
     }
 

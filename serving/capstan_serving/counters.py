@@ -2,6 +2,9 @@
 
 from typing import TypedDict
 
+Histogram = tuple[tuple[int, ...], int]
+"""Events by bucket (not cumulative), and the sum of what was observed: nanoseconds, or rows."""
+
 
 class ModelStatistics(TypedDict):
     """A model's counters since it was loaded. A pair is a count and its nanoseconds."""
@@ -23,4 +26,12 @@ class ModelStatistics(TypedDict):
     compute_input: tuple[int, int]
     compute_infer: tuple[int, int]
     compute_output: tuple[int, int]
-    duration_buckets: tuple[int, ...]
+    cache_hit: tuple[int, int]
+    cache_miss: tuple[int, int]
+    request_times: Histogram
+    """Of successful requests, from queueing to answer."""
+    queue_times: Histogram
+    compute_times: Histogram
+    """Of executions."""
+    batch_rows: Histogram
+    """Of executions."""

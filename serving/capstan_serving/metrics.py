@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
 from prometheus_client import generate_latest
 
-from capstan_serving._native import DURATION_BOUNDS_US
+from capstan_serving._native import BATCH_BOUNDS, DURATION_BOUNDS_US
 from capstan_serving.backends.providers import PROVIDERS
 from capstan_serving.catalog import Entry
-from capstan_serving.counters import ModelStatistics
+from capstan_serving.counters import Histogram, ModelStatistics
 
 __all__ = ["CONTENT_TYPE", "exposition"]
 
@@ -49,9 +49,61 @@ _COUNTERS: tuple[tuple[str, str, Callable[[ModelStatistics], int]], ...] = (
         "Time of taking outputs, in microseconds",
         lambda model: model["compute_output"][1] // 1000,
     ),
+    (
+        "nv_cache_num_hits_per_model",
+        "Requests answered from the response cache",
+        lambda model: model["cache_hit"][0],
+    ),
+    (
+        "nv_cache_num_misses_per_model",
+        "Requests that the response cache had no answer for",
+        lambda model: model["cache_miss"][0],
+    ),
+    (
+        "nv_cache_hit_duration_per_model",
+        "Time of finding answers in the response cache, in microseconds",
+        lambda model: model["cache_hit"][1] // 1000,
+    ),
+    (
+        "nv_cache_miss_duration_per_model",
+        "Time of looking in vain and keeping the answer, in microseconds",
+        lambda model: model["cache_miss"][1] // 1000,
+    ),
 )
 
-_HISTOGRAM = "capstan_inference_request_duration_seconds"
+_SECONDS = tuple(bound / 1e6 for bound in DURATION_BOUNDS_US)
+
+_HISTOGRAMS: tuple[tuple[str, str, tuple[float, ...], float, Callable[[ModelStatistics], Histogram]], ...] = (
+    (
+        "capstan_inference_request_duration_seconds",
+        "Time of successful requests from queueing to answer",
+        _SECONDS,
+        1e9,
+        lambda model: model["request_times"],
+    ),
+    (
+        "capstan_inference_queue_duration_seconds",
+        "Time that requests waited for an execution",
+        _SECONDS,
+        1e9,
+        lambda model: model["queue_times"],
+    ),
+    (
+        "capstan_inference_compute_duration_seconds",
+        "Time of executions, from their inputs to their outputs",
+        _SECONDS,
+        1e9,
+        lambda model: model["compute_times"],
+    ),
+    (
+        "capstan_inference_batch_size",
+        "Rows of executions",
+        BATCH_BOUNDS,
+        1,
+        lambda model: model["batch_rows"],
+    ),
+)
+"""Name, help, bounds, what of the sum is one, and where it comes from."""
 
 
 def exposition(models: list[ModelStatistics], entries: Iterable[Entry]) -> bytes:
@@ -81,19 +133,22 @@ def _models(models: list[ModelStatistics]) -> Iterator[str]:
     for model, label in zip(models, labels, strict=True):
         yield f"{name}{{{label}}} {model['pending']}"
 
-    yield from _head(_HISTOGRAM, "Time of successful requests from queueing to answer", "histogram")
-    for model, label in zip(models, labels, strict=True):
-        yield from _histogram(model, label)
+    for name, help_text, bounds, unit, histogram in _HISTOGRAMS:
+        yield from _head(name, help_text, "histogram")
+        for model, label in zip(models, labels, strict=True):
+            yield from _histogram(name, label, bounds, unit, histogram(model))
 
 
-def _histogram(model: ModelStatistics, label: str) -> Iterator[str]:
+def _histogram(
+    name: str, label: str, bounds: tuple[float, ...], unit: float, histogram: Histogram
+) -> Iterator[str]:
     total = 0
-    bounds = [str(bound / 1e6) for bound in DURATION_BOUNDS_US] + ["+Inf"]
-    for bound, count in zip(bounds, model["duration_buckets"], strict=True):
+    buckets, observed = histogram
+    for bound, count in zip([*map(str, bounds), "+Inf"], buckets, strict=True):
         total += count
-        yield f'{_HISTOGRAM}_bucket{{{label},le="{bound}"}} {total}'
-    yield f"{_HISTOGRAM}_sum{{{label}}} {model['success'][1] / 1e9}"
-    yield f"{_HISTOGRAM}_count{{{label}}} {total}"
+        yield f'{name}_bucket{{{label},le="{bound}"}} {total}'
+    yield f"{name}_sum{{{label}}} {observed / unit}"
+    yield f"{name}_count{{{label}}} {total}"
 
 
 def _loads(entries: Iterable[Entry]) -> Iterator[str]:

@@ -50,6 +50,7 @@ class Settings:
     engine_cache: Path | None
     allow_custom_operators: bool
     queue_size: int
+    response_cache_bytes: int
     max_request_bytes: int
     allow_shared_memory: bool
     drain_timeout: float
@@ -152,6 +153,13 @@ def _add_execution(group: argparse._ArgumentGroup) -> None:
         default=1024,
         metavar="N",
         help="requests that may wait for each model; more are refused (%(default)s)",
+    )
+    add(
+        "--response-cache-bytes",
+        type=_count,
+        default=64 << 20,
+        metavar="N",
+        help="answers kept for repeated requests, for the models that ask for it (%(default)s)",
     )
     add(
         "--providers",

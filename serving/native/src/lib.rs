@@ -4,6 +4,7 @@
 //! the routes that are not hot (`state::Control`). Without the feature `python` this is a plain Rust crate.
 
 pub mod body;
+pub mod cache;
 pub mod classification;
 pub mod compression;
 pub mod counters;
@@ -14,6 +15,8 @@ pub mod grpc;
 pub mod http;
 pub mod json;
 pub mod model;
+pub mod order;
+pub mod pace;
 pub mod proto;
 pub mod protobuf;
 #[cfg(feature = "python")]

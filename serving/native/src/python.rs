@@ -9,7 +9,8 @@ use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
-use crate::counters::{BOUNDS_US, Timed};
+use crate::cache::Cache;
+use crate::counters::{BOUNDS_ROWS, BOUNDS_US, Histogram, Timed};
 use crate::datatype::Datatype;
 use crate::error::{Code, Failure, Result};
 use crate::model::Model;
@@ -141,12 +142,14 @@ fn seconds(number: f64) -> PyResult<Duration> {
 struct Server {
     native: NativeServer,
     queue_size: usize,
+    cache: Arc<Cache>,
 }
 
 #[pymethods]
 impl Server {
     #[new]
-    #[pyo3(signature = (control, *, host, ports, max_request_bytes, queue_size, allow_shared_memory = false))]
+    #[pyo3(signature = (control, *, host, ports, max_request_bytes, queue_size, allow_shared_memory = false, response_cache_bytes = 0))]
+    #[expect(clippy::too_many_arguments, reason = "they are keywords")]
     fn new(
         py: Python<'_>,
         control: Py<PyAny>,
@@ -155,6 +158,7 @@ impl Server {
         max_request_bytes: usize,
         queue_size: usize,
         allow_shared_memory: bool,
+        response_cache_bytes: usize,
     ) -> PyResult<Self> {
         let control = Box::new(PythonControl(control));
         let state = State::new(control, max_request_bytes, allow_shared_memory);
@@ -163,7 +167,11 @@ impl Server {
         let native = py
             .detach(|| NativeServer::start(state, host, ports, threads))
             .map_err(|error| PyOSError::new_err(error.to_string()))?;
-        Ok(Self { native, queue_size })
+        Ok(Self {
+            native,
+            queue_size,
+            cache: Arc::new(Cache::new(response_cache_bytes)),
+        })
     }
 
     #[getter]
@@ -224,6 +232,7 @@ impl Server {
             backend,
             workers,
             scheduling,
+            &self.cache,
         )?;
         self.native
             .state
@@ -278,23 +287,30 @@ fn statistics<'py>(py: Python<'py>, model: &Arc<Model>) -> PyResult<Bound<'py, P
     for (name, number) in numbers {
         entry.set_item(name, number.load(Relaxed))?;
     }
-    let timed: [(&str, &Timed); 6] = [
+    let timed: [(&str, &Timed); 8] = [
         ("success", &counters.success),
         ("failed", &counters.failed),
         ("queue", &counters.queue),
         ("compute_input", &counters.compute_input),
         ("compute_infer", &counters.compute_infer),
         ("compute_output", &counters.compute_output),
+        ("cache_hit", &counters.cache_hit),
+        ("cache_miss", &counters.cache_miss),
     ];
     for (name, timed) in timed {
         entry.set_item(name, timed.read())?;
     }
-    let buckets = counters
-        .durations
-        .buckets
-        .iter()
-        .map(|bucket| bucket.load(Relaxed));
-    entry.set_item("duration_buckets", PyTuple::new(py, buckets)?)?;
+    let histograms: [(&str, &Histogram); 4] = [
+        ("request_times", &counters.request_times),
+        ("queue_times", &counters.queue_times),
+        ("compute_times", &counters.compute_times),
+        ("batch_rows", &counters.batch_rows),
+    ];
+    for (name, histogram) in histograms {
+        let buckets = histogram.buckets.iter().map(|bucket| bucket.load(Relaxed));
+        let buckets = PyTuple::new(py, buckets)?;
+        entry.set_item(name, (buckets, histogram.sum.load(Relaxed)))?;
+    }
     Ok(entry)
 }
 
@@ -305,5 +321,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Batch>()?;
     module.add_class::<Memory>()?;
     module.add("DURATION_BOUNDS_US", PyTuple::new(module.py(), BOUNDS_US)?)?;
+    module.add("BATCH_BOUNDS", PyTuple::new(module.py(), BOUNDS_ROWS)?)?;
     Ok(())
 }

@@ -5,10 +5,12 @@
 //! along, up to the model's limit; those of other shapes stay. It waits for more to come only while nothing else
 //! could be done: Triton's rules, except that Triton's batches end at the first request of another shape.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::pace::Pace;
 use crate::scheduling::Scheduling;
+use lane::Lane;
 
 /// Requests whose inputs together exceed this are not merged: copying them would cost more than it saves.
 pub const MERGE_UP_TO: usize = 1 << 20;
@@ -58,19 +60,26 @@ pub struct Turn<J> {
     pub more: bool,
 }
 
+/// Why a request is not taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    Full,
+    /// It could not be answered within the latency objective.
+    TooLate,
+}
+
 pub struct Queue<J> {
     scheduling: Scheduling,
+    /// Batches that can be executed at the same time.
+    executors: usize,
+    /// Batches that are being executed: since when, and their rows. Kept for the objective only, as is the pace.
+    running: Vec<(Instant, usize)>,
+    pace: Pace,
     /// By level, those that waited too long after the others.
     lanes: BTreeMap<(u64, bool), Lane<J>>,
     length: usize,
     pushed: u64,
     closed: bool,
-}
-
-struct Lane<J> {
-    jobs: VecDeque<Waiting<J>>,
-    /// None of them expires before this.
-    earliest: Option<Instant>,
 }
 
 enum Decision {
@@ -80,9 +89,12 @@ enum Decision {
 }
 
 impl<J: Job> Queue<J> {
-    pub fn new(scheduling: Scheduling) -> Self {
+    pub fn new(scheduling: Scheduling, executors: usize) -> Self {
         Self {
             scheduling,
+            executors,
+            running: Vec::new(),
+            pace: Pace::default(),
             lanes: BTreeMap::new(),
             length: 0,
             pushed: 0,
@@ -107,14 +119,14 @@ impl<J: Job> Queue<J> {
         self.closed
     }
 
-    /// Take in a request; it comes back when there is no room for it.
+    /// Take in a request, or not.
     pub fn push(
         &mut self,
         job: J,
         priority: u64,
         timeout: Option<Duration>,
         now: Instant,
-    ) -> Result<Ticket, J> {
+    ) -> Result<Ticket, Refused> {
         let level = self.scheduling.level(priority);
         let policy = self.scheduling.policy(level);
         let waiting = |late| {
@@ -124,11 +136,17 @@ impl<J: Job> Queue<J> {
         };
         let full = |limit| waiting(false) + waiting(true) >= limit;
         if self.length >= self.scheduling.capacity || policy.max_size.is_some_and(full) {
-            return Err(job);
+            return Err(Refused::Full);
         }
-        let expires = policy
-            .timeout(timeout)
-            .and_then(|timeout| now.checked_add(timeout));
+        let mut timeout = policy.timeout(timeout);
+        if let Some(objective) = self.scheduling.objective {
+            let wait = self.allowed_wait(level, &job, objective, now);
+            timeout = timeout
+                .into_iter()
+                .chain([wait.ok_or(Refused::TooLate)?])
+                .min();
+        }
+        let expires = timeout.and_then(|timeout| now.checked_add(timeout));
         let refused_at = expires.filter(|_| !policy.delay);
         self.pushed += 1;
         let number = self.pushed;
@@ -160,7 +178,7 @@ impl<J: Job> Queue<J> {
                     .iter()
                     .position(|job| job.number == ticket.number)?,
             };
-            lane.jobs.remove(index)
+            lane.remove(index)
         })?;
         self.length -= 1;
         Some(removed)
@@ -206,11 +224,15 @@ impl<J: Job> Queue<J> {
             Decision::Now(count) => self.collect(count, &mut turn),
             Decision::Later(again) => turn.again = again,
         }
+        if self.scheduling.objective.is_some() && !turn.batch.is_empty() {
+            self.running.push((now, rows(&turn.batch)));
+        }
         turn
     }
 
     fn decide(&self, now: Instant) -> Decision {
         let rules = &self.scheduling;
+        let limit = self.most_rows();
         let mut first: Option<&J> = None;
         let mut oldest = now;
         let (mut count, mut rows, mut bytes) = (0, 0, 0);
@@ -223,9 +245,9 @@ impl<J: Job> Queue<J> {
             if job.gone() {
                 continue;
             }
-            let Some(limit) = rules.max_rows else {
+            if rules.max_rows.is_none() {
                 return Decision::Now(1);
-            };
+            }
             let enough = rules.preferred.last().copied().unwrap_or(limit);
             if let Some(first) = first {
                 if !first.fits(job) {
@@ -259,7 +281,10 @@ impl<J: Job> Queue<J> {
         if count == 0 && self.length == 0 {
             return Decision::Later(None);
         }
-        let until = oldest + rules.delay;
+        let mut until = oldest + rules.delay;
+        if let Some(objective) = rules.objective {
+            until = until.min(oldest + objective.saturating_sub(self.pace.at_most(limit)));
+        }
         let enough = rules.preferred.last().is_some_and(|&most| rows >= most);
         match best {
             Some(best) if rules.delay.is_zero() || now < until => Decision::Now(best),
@@ -281,7 +306,7 @@ impl<J: Job> Queue<J> {
                     index += 1;
                     continue;
                 }
-                let Some(taken) = lane.jobs.remove(index) else {
+                let Some(taken) = lane.remove(index) else {
                     break;
                 };
                 match gone {
@@ -304,26 +329,16 @@ impl<J: Job> Queue<J> {
     }
 
     fn lane(&mut self, key: (u64, bool)) -> &mut Lane<J> {
-        self.lanes.entry(key).or_insert_with(|| Lane {
-            jobs: VecDeque::new(),
-            earliest: None,
-        })
+        self.lanes.entry(key).or_default()
     }
 }
 
-impl<J> Lane<J> {
-    fn add(&mut self, waiting: Waiting<J>) {
-        self.earliest = self.earliest.into_iter().chain(waiting.expires).min();
-        self.jobs.push_back(waiting);
-    }
-
-    /// Take out those whose time is over.
-    fn expire(&mut self, now: Instant) -> Vec<Waiting<J>> {
-        let (late, kept) = self.jobs.drain(..).partition::<Vec<_>, _>(|waiting| {
-            waiting.expires.is_some_and(|expires| expires <= now)
-        });
-        self.jobs.extend(kept);
-        self.earliest = self.jobs.iter().filter_map(|waiting| waiting.expires).min();
-        late
-    }
+/// Of a batch, together.
+pub fn rows<J: Job>(batch: &[Waiting<J>]) -> usize {
+    batch.iter().map(|waiting| waiting.job.rows()).sum()
 }
+
+mod lane;
+mod objective;
+#[cfg(test)]
+mod tests;

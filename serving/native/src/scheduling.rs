@@ -43,6 +43,9 @@ pub struct Scheduling {
     pub policies: HashMap<u64, Policy>,
     /// Requests that may wait, of all levels together.
     pub capacity: usize,
+    /// How long a request may take, from its arrival to its answer.
+    pub objective: Option<Duration>,
+    pub response_cache: bool,
 }
 
 impl Scheduling {
@@ -61,6 +64,8 @@ impl Scheduling {
             },
             policies: HashMap::new(),
             capacity,
+            objective: None,
+            response_cache: false,
         }
     }
 

@@ -164,6 +164,7 @@ pub fn parse_version(text: &str) -> Result<Option<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::Cache;
     use crate::counters::Phases;
     use crate::model::Backend;
     use crate::scheduling::Scheduling;
@@ -205,6 +206,7 @@ mod tests {
             backend,
             1,
             scheduling,
+            &Arc::new(Cache::new(0)),
         )
         .unwrap()
     }

@@ -3,7 +3,7 @@
 import json
 
 from capstan_serving import metrics, table, termination
-from capstan_serving._native import DURATION_BOUNDS_US
+from capstan_serving._native import BATCH_BOUNDS, DURATION_BOUNDS_US
 from capstan_serving.catalog import Entry
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +26,12 @@ MODEL = {
     "compute_input": (30, 2_000_000),
     "compute_infer": (30, 3_000_000),
     "compute_output": (30, 4_000_000),
-    "duration_buckets": (30, *[0] * len(DURATION_BOUNDS_US)),
+    "cache_hit": (7, 8_000),
+    "cache_miss": (9, 10_000),
+    "request_times": ((30, *[0] * len(DURATION_BOUNDS_US)), 6_000_000),
+    "queue_times": ((0, 30, *[0] * (len(DURATION_BOUNDS_US) - 1)), 1_000_000),
+    "compute_times": ((20, *[0] * len(DURATION_BOUNDS_US)), 9_000_000),
+    "batch_rows": ((0, 10, 0, 0, 0, 10, *[0] * (len(BATCH_BOUNDS) - 5)), 70),
 }
 
 
@@ -53,6 +58,15 @@ def test_the_metrics_parse_and_keep_tritons_names():
     assert samples[f"{histogram}_bucket", None, "0.0001"] == 30
     assert samples[f"{histogram}_bucket", None, "+Inf"] == samples[f"{histogram}_count", None, None] == 30
     assert samples[f"{histogram}_sum", None, None] == 0.006
+    assert samples["capstan_inference_queue_duration_seconds_bucket", None, "0.0001"] == 0
+    assert samples["capstan_inference_queue_duration_seconds_bucket", None, "0.00025"] == 30
+    assert samples["capstan_inference_compute_duration_seconds_count", None, None] == 20
+    histogram = "capstan_inference_batch_size"
+    sizes = [samples[f"{histogram}_bucket", None, le] for le in ("1", "2", "6", "8", "+Inf")]
+    assert sizes == [0, 10, 10, 20, 20]
+    assert samples[f"{histogram}_sum", None, None] == 70
+    assert samples["nv_cache_num_hits_per_model", None, None] == 7
+    assert samples["nv_cache_num_misses_per_model", None, None] == 9
     assert "nv_inference_count{" in page  # the parser adds `_total`, which Triton's names lack
     assert "process_resident_memory_bytes" in page
 

@@ -28,11 +28,18 @@ pub struct SchedulingView {
     default_priority_level: u64,
     default_queue_policy: PolicyView,
     priority_queue_policy: HashMap<u64, PolicyView>,
+    latency_objective_microseconds: u64,
+    response_cache: bool,
 }
 
 impl SchedulingView {
     /// `max_batch` is the model's; `capacity` the server's limit of requests that wait for one model.
     pub fn read(self, max_batch: Option<usize>, capacity: usize) -> PyResult<Scheduling> {
+        if self.preserve_ordering && (self.response_cache || self.priority_levels > 1) {
+            return Err(PyValueError::new_err(
+                "preserve_ordering goes neither with priorities nor with the response cache: turn one of them off",
+            ));
+        }
         let mut preferred = self.preferred_batch_size;
         preferred.sort_unstable();
         let policies = self.priority_queue_policy.into_iter();
@@ -48,6 +55,8 @@ impl SchedulingView {
                 .map(|(level, policy)| Ok((level, policy.read()?)))
                 .collect::<PyResult<_>>()?,
             capacity,
+            objective: some(self.latency_objective_microseconds),
+            response_cache: self.response_cache,
         })
     }
 }
@@ -64,10 +73,14 @@ impl PolicyView {
                     )));
                 }
             },
-            default_timeout: Some(Duration::from_micros(self.default_timeout_microseconds))
-                .filter(|timeout| !timeout.is_zero()),
+            default_timeout: some(self.default_timeout_microseconds),
             allow_override: self.allow_timeout_override,
             max_size: Some(self.max_queue_size).filter(|&size| size > 0),
         })
     }
+}
+
+/// Microseconds, of which 0 stands for none.
+fn some(microseconds: u64) -> Option<Duration> {
+    (microseconds > 0).then(|| Duration::from_micros(microseconds))
 }

@@ -1,0 +1,136 @@
+//! How a batch is executed: together if that works, else one by one, and the answers in order if they must be.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::PoisonError;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use super::{Answer, Batch, Job, Model, Outcome};
+use crate::counters::{Phases, Reason};
+use crate::error::{Failure, Result};
+use crate::queue::{self, Waiting};
+use crate::tensor::{Tensor, concatenate, split};
+
+impl Model {
+    pub(super) fn run(&self, batch: Batch) {
+        let Batch {
+            requests,
+            first,
+            taken,
+        } = batch;
+        let rows = queue::rows(&requests);
+        let together = match requests.len() {
+            1 => None,
+            _ => self.run_together(&requests),
+        };
+        match together {
+            Some(answers) => {
+                self.finished(taken, rows);
+                for (number, (waiting, answer)) in (first..).zip(requests.into_iter().zip(answers))
+                {
+                    self.answer(number, waiting.job.reply, Ok(answer));
+                }
+            }
+            // Alone, or one of them is bad and must not fail the others.
+            None => {
+                let answers: Vec<Answer> = requests
+                    .into_iter()
+                    .map(|waiting| self.run_alone(waiting.job))
+                    .collect();
+                self.finished(taken, rows);
+                for (number, (reply, outcome)) in (first..).zip(answers) {
+                    self.answer(number, reply, outcome);
+                }
+            }
+        }
+    }
+
+    fn finished(&self, taken: Instant, rows: usize) {
+        if self.objective.is_some() {
+            self.lock().queue.executed(taken, rows, Instant::now());
+        }
+    }
+
+    /// Answer a request, once those that were taken before it are answered if the model preserves the order.
+    fn answer(&self, number: u64, reply: oneshot::Sender<Outcome>, outcome: Outcome) {
+        let send = |(reply, outcome): Answer| drop(reply.send(outcome));
+        match &self.order {
+            None => send((reply, outcome)),
+            Some(order) => {
+                let mut order = order.lock().unwrap_or_else(PoisonError::into_inner);
+                order.give(number, (reply, outcome), send);
+            }
+        }
+    }
+
+    fn run_alone(&self, job: Job) -> Answer {
+        let outcome = match self.execute(job.inputs, &job.outputs) {
+            Ok((outputs, phases)) => {
+                self.counters.executed(1, job.rows as u64, phases);
+                Ok(outputs)
+            }
+            Err(failure) => Err((Reason::Backend, failure)),
+        };
+        (job.reply, outcome)
+    }
+
+    /// Execute as one batch; `None` when that failed or its outputs cannot be told apart.
+    fn run_together(&self, batch: &[Waiting<Job>]) -> Option<Vec<Vec<Tensor>>> {
+        let start = Instant::now();
+        let inputs = (0..self.signature.inputs.len())
+            .map(|index| {
+                let parts: Vec<&Tensor> = batch
+                    .iter()
+                    .map(|waiting| &waiting.job.inputs[index])
+                    .collect();
+                concatenate(&parts)
+            })
+            .collect();
+        let mut outputs: Vec<usize> = batch
+            .iter()
+            .flat_map(|waiting| waiting.job.outputs.clone())
+            .collect();
+        outputs.sort_unstable();
+        outputs.dedup();
+        let joining = start.elapsed();
+        let (tensors, mut phases) = self.execute(inputs, &outputs).ok()?;
+
+        let rows: Vec<i64> = batch
+            .iter()
+            .map(|waiting| waiting.job.rows as i64)
+            .collect();
+        let mut parts = Vec::with_capacity(outputs.len());
+        for (&output, tensor) in outputs.iter().zip(&tensors) {
+            let datatype = self.signature.outputs[output].datatype;
+            parts.push(split(tensor, datatype, &rows)?);
+        }
+        let answers = batch
+            .iter()
+            .enumerate()
+            .map(|(index, waiting)| {
+                let part = |output: &usize| {
+                    let place = outputs.binary_search(output).ok()?;
+                    Some(parts[place][index].clone())
+                };
+                waiting.job.outputs.iter().map(part).collect()
+            })
+            .collect::<Option<_>>()?;
+        phases.input += joining;
+        let total: i64 = rows.iter().sum();
+        self.counters
+            .executed(batch.len() as u64, total as u64, phases);
+        Some(answers)
+    }
+
+    fn execute(&self, inputs: Vec<Tensor>, outputs: &[usize]) -> Result<(Vec<Tensor>, Phases)> {
+        catch_unwind(AssertUnwindSafe(|| self.backend.execute(inputs, outputs))).unwrap_or_else(
+            |_| {
+                Err(Failure::internal(format!(
+                    "the backend of model '{}' panicked",
+                    self.name
+                )))
+            },
+        )
+    }
+}

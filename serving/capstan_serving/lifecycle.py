@@ -34,6 +34,7 @@ class Lifecycle:
         self._repository = repository
         self._loader = loader
         self._server = server
+        self._guard = threading.Lock()
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._seen: dict[str, Fingerprint] = {}
 
@@ -82,11 +83,10 @@ class Lifecycle:
 
     def unload(self, name: str, _unload_dependents: bool = False) -> None:
         """Serve a model no longer. Its requests are still answered; then its memory is given back."""
+        if not self._catalog.versions(name):
+            raise NotFound(f"failed to unload {name!r}: it is not known")
         with self._lock(name):
-            entries = self._catalog.versions(name)
-            if not entries:
-                raise NotFound(f"failed to unload {name!r}: it is not known")
-            for entry in entries.values():
+            for entry in self._catalog.versions(name).values():
                 self._retire(entry, dataclasses.replace(_bare(entry), state="UNAVAILABLE", reason="unloaded"))
 
     def poll(self) -> None:
@@ -111,7 +111,9 @@ class Lifecycle:
                 self._server.forget_model(name)
 
     def _lock(self, name: str) -> threading.Lock:
-        return self._locks[name]
+        """One load or unload of a model at a time."""
+        with self._guard:
+            return self._locks[name]
 
     def _load(self, folder: ModelFolder, override: str | None) -> list[str]:
         """Load what changed, and let go what is wanted no longer. Why some could not be loaded."""
@@ -147,20 +149,12 @@ class Lifecycle:
         own.CopyFrom(config)
         try:
             loaded = self._loader.load(folder, version, own)
+            handle = self._serve(name, version, loaded)
         except ModelLoadError as error:
             return self._fail(name, [version], str(error))
         except Exception as error:  # noqa: BLE001 - one model must not take the others along
             _log.exception("loading model %s failed", name)
             return self._fail(name, [version], f"loading it failed ({error}); this is a bug of the server's")
-        handle = self._server.add_model(
-            name,
-            version,
-            signature=loaded.signature,
-            execute=loaded.execute,
-            workers=loaded.workers,
-            scheduling=loaded.scheduling,
-            labels=loaded.labels,
-        )
         self._catalog.put(Entry(name, version, "READY", loaded=loaded, handle=handle, key=key))
         _log.info("model %s version %d is loaded, in %.2f s", name, version, loaded.seconds)
         for provider in loaded.missing:
@@ -170,7 +164,23 @@ class Lifecycle:
             )
         if old and old.loaded:
             self._release(old, None)
+        _trim()
         return []
+
+    def _serve(self, name: str, version: int, loaded: Loaded) -> Handle:
+        try:
+            return self._server.add_model(
+                name,
+                version,
+                signature=loaded.signature,
+                execute=loaded.execute,
+                workers=loaded.workers,
+                scheduling=loaded.scheduling,
+                labels=loaded.labels,
+            )
+        except BaseException:
+            loaded.backend.close()
+            raise
 
     def _fail(self, name: str, versions: list[int], reason: str) -> list[str]:
         """Say why versions cannot be served; one that is served already is served on."""
@@ -217,7 +227,11 @@ def _bare(entry: Entry) -> Entry:
 
 
 def _trim() -> None:
-    """Give freed memory back to the system: glibc keeps it, for a next model that may never come."""
+    """Give freed memory back to the system.
+
+    glibc keeps it, for a next model that may never come: 380 MB after models with 100 weights of 1 MB, where
+    79 are left with this. (A single large weight goes back by itself.)
+    """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:
         trim(0)

@@ -142,7 +142,10 @@ class Loader:
         if self.engine_cache is None or choice[0][0] != providers.PROVIDERS["tensorrt"]:
             return choice
         folder = providers.cache_folder(self.engine_cache, file)
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ModelLoadError(f"--engine-cache cannot be used ({error}); name another folder") from error
         name, chosen = choice[0]
         return [(name, providers.cache_options(folder) | chosen), *choice[1:]]
 

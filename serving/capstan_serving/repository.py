@@ -72,7 +72,11 @@ class ModelFolder:
         """The text of its configuration, if there is one."""
         if not os.path.lexists(self.path / document.FILE):
             return None
-        return self.file(document.FILE).read_bytes()
+        file = self.file(document.FILE)
+        try:
+            return file.read_bytes()
+        except OSError as error:
+            raise ModelLoadError(f"{file} cannot be read ({error}); check its mode") from error
 
     def fingerprint(self, version: int | None = None) -> Fingerprint:
         """What changes when the model does, or only one version of it."""
@@ -138,7 +142,10 @@ def _folder(path: Path, root: Path) -> ModelFolder:
 
 def from_files(name: str, files: Mapping[str, bytes]) -> ModelFolder:
     """A model from the files of a load request, in a private folder that is removed with what is returned."""
-    root = Path(tempfile.mkdtemp(prefix="capstan-model-")).resolve()
+    try:
+        root = Path(tempfile.mkdtemp(prefix="capstan-model-")).resolve()
+    except OSError as error:
+        raise ModelLoadError(f"there is no place for its files ({error}); set TMPDIR to a folder") from error
     folder = ModelFolder(name, root, root)
     weakref.finalize(folder, shutil.rmtree, root, ignore_errors=True)
     for key, content in files.items():

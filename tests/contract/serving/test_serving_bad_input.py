@@ -228,12 +228,12 @@ def test_no_way_out_of_the_repository(server, path):
         ("GET", "/v2/repository/index", 405),
         ("GET", "/", 404),
         ("GET", "/metrics", 404),
-        ("GET", "/v2/models/mlp/config", 404),
+        ("GET", "/v2/models/mlp/configs", 404),
         ("GET", "/v2/models/nothing", 404),
         ("GET", "/v2/models/nothing/ready", 404),
         ("GET", "/v2/models/mlp/versions/7", 404),
         ("GET", "/v2/models/mlp/versions/x/ready", 404),
-        ("POST", "/v2/repository/models/mlp/load", 404),
+        ("POST", "/v2/repository/models/mlp/reload", 404),
     ],
 )
 def test_routes_that_are_not_there(server, method, path, status):

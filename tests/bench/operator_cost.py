@@ -253,7 +253,7 @@ def settled(look: Callable[[], Sample], passes: int, quiet: float = 20) -> Sampl
             last = now
         return now.at - last.at > quiet
 
-    until(at_rest, seconds=420, last=lambda: str(last))
+    until(at_rest, seconds=900, last=lambda: str(last))
     return look()
 
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
-from capstan_serving import settings, table, termination
+from capstan_serving import log_settings, settings, table, termination
 from capstan_serving._native import Server
 from capstan_serving.backends import onnx, providers
 from capstan_serving.catalog import Catalog
@@ -30,7 +30,7 @@ class StartError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server. 0 after a drain, 1 when it could not start or not drain in time, 2 for bad flags."""
     chosen = settings.parse(sys.argv[1:] if arguments is None else arguments, os.environ)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.INFO, format=log_settings.LINE)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -48,6 +48,7 @@ def serve(chosen: Settings, stop: threading.Event) -> None:
     """Listen, load, be ready, and drain once `stop` is set. StartError when there is nothing to serve."""
     models = Catalog()
     control = Control(models)
+    control.shared_memory = chosen.allow_shared_memory
     try:
         server = Server(
             control,

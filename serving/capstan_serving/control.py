@@ -12,17 +12,21 @@ from typing import Any
 from capstan_serving import __version__, metrics
 from capstan_serving.catalog import Catalog
 from capstan_serving.counters import ModelStatistics
-from capstan_serving.errors import InvalidArgument, MethodNotAllowed, NotFound
+from capstan_serving.errors import InvalidArgument, MethodNotAllowed, NotFound, Unimplemented
+from capstan_serving.log_settings import LogSettings
+from capstan_serving.trace_settings import TraceSettings
 
 EXTENSIONS = (
     "binary_tensor_data",
     "classification",
+    "logging",
     "model_configuration",
     "model_repository",
+    "model_repository(unload_dependents)",
     "parameters",
     "statistics",
 )
-"""Of the protocol's extensions, those that work."""
+"""Of the protocol's extensions, those that always work."""
 
 _Json = dict[str, Any]
 
@@ -35,27 +39,35 @@ class Control:
         self.statistics: Callable[[], list[ModelStatistics]] = list
         """The server's counters; there are none before there is a server."""
 
+        self.shared_memory = False
+        """Whether clients may pass tensors in shared memory."""
+        self.logs = LogSettings()
+        self.traces = TraceSettings()
+
     def http(self, door: str, method: str, path: list[str], body: bytes) -> tuple[str, bytes]:
         """Answer an HTTP request."""
-        allowed = None
+        allowed: list[str] = []
         for route_door, allow, pattern, answer in _ROUTES:
             arguments = _match(pattern, path) if route_door == door else None
             if arguments is None:
                 continue
             if method == allow:
                 return answer(self, (_arguments(body) if method == "POST" else {}) | arguments)
-            allowed = allow
+            allowed.append(allow)
         if allowed:
-            raise MethodNotAllowed(allowed)
+            raise MethodNotAllowed(", ".join(allowed))
         raise NotFound("there is nothing at this path")
 
     def rpc(self, name: str, request: str) -> str:
         """Answer a gRPC call."""
+        if name not in _CALLS:
+            raise Unimplemented(f"this server does not offer {name!r}")
         return json.dumps(_CALLS[name](self, json.loads(request)))
 
     def server_metadata(self, _arguments: _Json) -> _Json:
         """Who this is, and what it can."""
-        return {"name": "capstan", "version": __version__, "extensions": EXTENSIONS}
+        extensions = [*EXTENSIONS, *(["system_shared_memory"] if self.shared_memory else [])]
+        return {"name": "capstan", "version": __version__, "extensions": extensions}
 
     def model_metadata(self, arguments: _Json) -> _Json:
         """A model's inputs and outputs."""
@@ -115,6 +127,28 @@ class Control:
                 named = {"name": entry.name, "version": str(entry.version) if entry.version else ""}
                 index.append(named | {"state": entry.state, "reason": entry.reason})
         return index
+
+    def log_settings(self, arguments: _Json) -> _Json:
+        """What is logged, after the changes that the request asks for."""
+        return self.logs.update(arguments)
+
+    def trace_settings(self, arguments: _Json) -> _Json:
+        """What is traced, of a model or of all, after the changes that the request asks for."""
+        changes = dict(arguments)
+        model = changes.pop("name", "")
+        if model:
+            self.catalog.find(model)
+        return self.traces.update(model, changes)
+
+    def trace_settings_call(self, arguments: _Json) -> _Json:
+        """The same in the form of the gRPC call: every value a list, an empty one the default."""
+        changes = {
+            name: (values if name == "trace_level" else values[0]) if values else None
+            for name, values in arguments["settings"].items()
+        }
+        settings = self.trace_settings(changes | {"name": arguments["name"]})
+        lists = {name: value if isinstance(value, list) else [value] for name, value in settings.items()}
+        return {"settings": lists}
 
 
 def _statistics(model: ModelStatistics) -> _Json:
@@ -211,6 +245,12 @@ _ROUTES: tuple[tuple[str, str, str, Callable[[Control, _Json], tuple[str, bytes]
     ("http", "POST", "v2/repository/index", _json(Control.repository_index)),
     ("http", "POST", "v2/repository/models/{name}/load", _json(Control.load_model)),
     ("http", "POST", "v2/repository/models/{name}/unload", _json(Control.unload_model)),
+    ("http", "GET", "v2/logging", _json(Control.log_settings)),
+    ("http", "POST", "v2/logging", _json(Control.log_settings)),
+    ("http", "GET", "v2/trace/setting", _json(Control.trace_settings)),
+    ("http", "POST", "v2/trace/setting", _json(Control.trace_settings)),
+    ("http", "GET", "v2/models/{name}/trace/setting", _json(Control.trace_settings)),
+    ("http", "POST", "v2/models/{name}/trace/setting", _json(Control.trace_settings)),
     ("metrics", "GET", "metrics", _metrics),
 )
 
@@ -222,4 +262,6 @@ _CALLS: dict[str, Callable[[Control, _Json], Any]] = {
     "RepositoryIndex": Control.repository_index,
     "RepositoryModelLoad": Control.load_model,
     "RepositoryModelUnload": Control.unload_model,
+    "LogSettings": lambda control, request: {"settings": control.log_settings(request["settings"])},
+    "TraceSetting": Control.trace_settings_call,
 }

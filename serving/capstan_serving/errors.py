@@ -4,7 +4,8 @@
     ├── InvalidArgument     the caller's request is at fault
     ├── NotFound            no such model, version or route
     ├── MethodNotAllowed    the route is there, for another method
-    └── Unavailable         it would work, but not now
+    ├── Unavailable         it would work, but not now
+    └── Unimplemented       this server does not do that
 
 The names of the codes become HTTP and gRPC statuses in one place, `native/src/error.rs`. An exception of
 any other class is a bug: the caller gets INTERNAL, the log the traceback.
@@ -45,6 +46,12 @@ class Unavailable(ServingError):
     """The server or the model cannot answer at the moment."""
 
     code = "UNAVAILABLE"
+
+
+class Unimplemented(ServingError):
+    """The protocol has it, this server does not."""
+
+    code = "UNIMPLEMENTED"
 
 
 class ModelLoadError(Exception):

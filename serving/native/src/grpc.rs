@@ -1,35 +1,49 @@
-//! The gRPC door: unary calls in HTTP/2, framed by hand, because that lets a message be received into
-//! one buffer that the tensors then stay in.
+//! The gRPC door: calls in HTTP/2, framed by hand, because that lets a message be received into one buffer
+//! that the tensors then stay in.
+
+mod message;
+mod regions;
+mod stream;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use prost::Message;
 
-use crate::body::{self, Reply};
+use crate::body::Reply;
+use crate::compression::Encoding;
 use crate::error::{Code, Failure, Result};
 use crate::proto::{
-    Empty, HealthCheckRequest, HealthCheckResponse, ModelInferRequest, ModelMetadataResponse,
-    ModelRef, ModelStatisticsResponse, RepositoryIndexRequest, RepositoryIndexResponse,
-    ServerMetadataResponse, YesOrNo,
+    Empty, HealthCheckResponse, InferParameter, LogSettings, ModelConfigResponse,
+    ModelInferRequest, ModelMetadataResponse, ModelRef, ModelStatisticsResponse, Name,
+    RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelRequest,
+    ServerMetadataResponse, TraceSettings, YesOrNo,
 };
 use crate::protobuf;
 use crate::reply;
 use crate::state::{State, parse_version};
-use crate::tensor::Buffer;
+
+use message::{decode, encode};
 
 const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
+const KNOWN_ENCODINGS: HeaderValue = HeaderValue::from_static("identity, deflate, gzip");
 
-const PREFIX: usize = 5;
 const SERVICE: &str = "inference.GRPCInferenceService";
+const HEALTH: &str = "grpc.health.v1.Health";
+
+const SERVING: i32 = 1;
+const NOT_SERVING: i32 = 2;
+const SERVICE_UNKNOWN: i32 = 3;
 
 /// Answer one call.
 pub async fn serve(
@@ -45,194 +59,243 @@ pub async fn serve(
         *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
         return Ok(response);
     }
-    let mut response = match call(&state, request).await {
-        Ok(parts) => {
-            let mut trailers = HeaderMap::with_capacity(1);
-            trailers.insert(STATUS, HeaderValue::from_static("0"));
-            Response::new(Reply::new(parts).with_trailers(trailers))
-        }
+    let encoding = message::encoding(request.headers());
+    let mut response = match answer(&state, request, encoding.clone()).await {
+        Ok(response) => response,
         Err(failure) => refusal(&failure),
     };
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, CONTENT_TYPE);
+    headers.insert(ACCEPT_ENCODING, KNOWN_ENCODINGS);
+    if let Ok(Some(encoding)) = encoding {
+        headers.insert(ENCODING, HeaderValue::from_static(encoding.name()));
+    }
     Ok(response)
 }
 
-/// The reply's message with its prefix, in parts.
-async fn call(state: &Arc<State>, request: Request<Incoming>) -> Result<Vec<Bytes>> {
+/// Messages that come compressed are answered in kind.
+async fn answer(
+    state: &Arc<State>,
+    request: Request<Incoming>,
+    encoding: Result<Option<Encoding>>,
+) -> Result<Response<Reply>> {
+    let encoding = encoding?;
     let (parts, body) = request.into_parts();
+    let deadline = deadline(&parts.headers)?;
     let path = parts.uri.path();
-    // A CONNECT has no path, not even a slash.
-    let (service, method) = path
-        .strip_prefix('/')
-        .unwrap_or(path)
-        .split_once('/')
-        .unwrap_or((path, ""));
-    let limit = state.max_request;
-    match (service, method) {
-        (SERVICE, "ModelInfer") => infer(state, read(body, limit).await?).await,
-        (SERVICE, "ServerLive") => {
-            read(body, limit).await?;
-            message(&YesOrNo { yes: true })
-        }
-        (SERVICE, "ServerReady") => {
-            read(body, limit).await?;
-            message(&YesOrNo { yes: state.ready() })
-        }
-        (SERVICE, "ModelReady") => {
-            let model: ModelRef = decode(read(body, limit).await?)?;
-            model_readiness(state, &model)
-        }
-        ("grpc.health.v1.Health", "Check") => health(state, &decode(read(body, limit).await?)?),
-        (SERVICE, "ServerMetadata") => {
-            control::<Empty, ServerMetadataResponse>(state, "ServerMetadata", body).await
-        }
-        (SERVICE, "ModelMetadata") => {
-            control::<ModelRef, ModelMetadataResponse>(state, "ModelMetadata", body).await
-        }
-        (SERVICE, "ModelStatistics") => {
-            control::<ModelRef, ModelStatisticsResponse>(state, "ModelStatistics", body).await
-        }
-        (SERVICE, "RepositoryIndex") => {
-            control::<RepositoryIndexRequest, RepositoryIndexResponse>(
-                state,
-                "RepositoryIndex",
-                body,
-            )
+    if path == format!("/{SERVICE}/ModelStreamInfer") {
+        return Ok(stream::infer(
+            state,
+            &parts.headers,
+            body,
+            encoding,
+            deadline,
+        ));
+    }
+    let call = Call {
+        state,
+        body,
+        encoding,
+    };
+    if path == format!("/{HEALTH}/Watch") {
+        let request: Name = call.decode().await?;
+        return Ok(stream::watch(state, request.name));
+    }
+    let message = match deadline {
+        None => call.answer(path).await?,
+        Some(deadline) => tokio::time::timeout(deadline, call.answer(path))
             .await
+            .unwrap_or_else(|_| Err(expired()))?,
+    };
+    let parts = message::framed(message, encoding).await?;
+    Ok(Response::new(Reply::new(parts).with_trailers(success())))
+}
+
+/// How long the client waits: a number of at most 8 digits, and its unit.
+fn deadline(headers: &HeaderMap) -> Result<Option<Duration>> {
+    let Some(value) = headers.get("grpc-timeout") else {
+        return Ok(None);
+    };
+    let parsed = value.to_str().ok().and_then(|text| {
+        let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+        if digits.len() > 8 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+            return None;
         }
-        _ => Err(Failure::unimplemented(format!(
-            "this server does not offer '{}'",
-            path.escape_default()
-        ))),
+        let number: u64 = digits.parse().ok()?;
+        Some(match unit {
+            "H" => Duration::from_secs(number * 3600),
+            "M" => Duration::from_secs(number * 60),
+            "S" => Duration::from_secs(number),
+            "m" => Duration::from_millis(number),
+            "u" => Duration::from_micros(number),
+            "n" => Duration::from_nanos(number),
+            _ => return None,
+        })
+    });
+    match parsed {
+        Some(deadline) => Ok(Some(deadline)),
+        None => Err(Failure::invalid("grpc-timeout is not well-formed")),
     }
 }
 
-async fn infer(state: &State, body: Bytes) -> Result<Vec<Bytes>> {
-    let request: ModelInferRequest = decode(body)?;
+fn expired() -> Failure {
+    Failure::new(Code::TooSlow, "the call's deadline has passed")
+}
+
+/// A unary call.
+struct Call<'a> {
+    state: &'a Arc<State>,
+    body: Incoming,
+    encoding: Option<Encoding>,
+}
+
+impl Call<'_> {
+    /// The response message, in parts.
+    async fn answer(self, path: &str) -> Result<Vec<Bytes>> {
+        // A CONNECT has no path, not even a slash.
+        let (service, method) = path
+            .strip_prefix('/')
+            .unwrap_or(path)
+            .split_once('/')
+            .unwrap_or((path, ""));
+        let state = self.state;
+        match (service, method) {
+            (SERVICE, "ModelInfer") => infer(state, self.decode().await?, HashMap::new()).await,
+            (SERVICE, "ServerLive") => {
+                self.read().await?;
+                Ok(encode(&YesOrNo { yes: true }))
+            }
+            (SERVICE, "ServerReady") => {
+                self.read().await?;
+                Ok(encode(&YesOrNo { yes: state.ready() }))
+            }
+            (SERVICE, "ModelReady") => model_readiness(state, &self.decode().await?),
+            (SERVICE, "ServerMetadata") => {
+                self.control::<Empty, ServerMetadataResponse>(method).await
+            }
+            (SERVICE, "ModelMetadata") => {
+                self.control::<ModelRef, ModelMetadataResponse>(method)
+                    .await
+            }
+            (SERVICE, "ModelConfig") => self.control::<ModelRef, ModelConfigResponse>(method).await,
+            (SERVICE, "ModelStatistics") => {
+                self.control::<ModelRef, ModelStatisticsResponse>(method)
+                    .await
+            }
+            (SERVICE, "RepositoryIndex") => {
+                self.control::<RepositoryIndexRequest, RepositoryIndexResponse>(method)
+                    .await
+            }
+            (SERVICE, "RepositoryModelLoad" | "RepositoryModelUnload") => {
+                self.control::<RepositoryModelRequest, Empty>(method).await
+            }
+            (SERVICE, "TraceSetting") => self.control::<TraceSettings, TraceSettings>(method).await,
+            (SERVICE, "LogSettings") => self.control::<LogSettings, LogSettings>(method).await,
+            (
+                SERVICE,
+                "SystemSharedMemoryStatus"
+                | "SystemSharedMemoryRegister"
+                | "SystemSharedMemoryUnregister"
+                | "CudaSharedMemoryStatus"
+                | "CudaSharedMemoryRegister"
+                | "CudaSharedMemoryUnregister",
+            ) => regions::call(state, method, self.read().await?),
+            (HEALTH, "Check") => {
+                let request: Name = self.decode().await?;
+                let status = health(state, &request.name)?;
+                Ok(encode(&HealthCheckResponse { status }))
+            }
+            _ => Err(Failure::unimplemented(format!(
+                "this server does not offer '{}'",
+                path.escape_default()
+            ))),
+        }
+    }
+
+    async fn read(self) -> Result<Bytes> {
+        message::read(self.state, self.body, self.encoding).await
+    }
+
+    async fn decode<M: Message + Default>(self) -> Result<M> {
+        decode(self.read().await?)
+    }
+
+    /// A call that the control side answers, in JSON both ways.
+    async fn control<Q, R>(self, name: &str) -> Result<Vec<Bytes>>
+    where
+        Q: Message + Default + serde::Serialize,
+        R: Message + serde::de::DeserializeOwned,
+    {
+        let state = Arc::clone(self.state);
+        let request: Q = self.decode().await?;
+        let broken = |error: serde_json::Error| Failure::internal(error.to_string());
+        let request = serde_json::to_string(&request).map_err(broken)?;
+        let name = name.to_owned();
+        let answer = tokio::task::spawn_blocking(move || state.control.rpc(&name, &request))
+            .await
+            .map_err(|error| Failure::internal(error.to_string()))??;
+        Ok(encode(&serde_json::from_str::<R>(&answer).map_err(broken)?))
+    }
+}
+
+async fn infer(
+    state: &State,
+    request: ModelInferRequest,
+    parameters: HashMap<String, InferParameter>,
+) -> Result<Vec<Bytes>> {
     let version = parse_version(&request.model_version)?;
     let model = state.model(&request.model_name, version)?;
     let mut infer = protobuf::parse(request, &model.signature, &state.regions)
         .inspect_err(|_| model.refuse())?;
     let tensors = model.infer(&mut infer).await?;
     let outputs = reply::outputs(&model.signature, &infer.outputs, tensors)?;
-    let parts = protobuf::render(
+    Ok(protobuf::render(
         infer.id,
         (&model.name, &model.version),
         outputs,
-        HashMap::new(),
-    );
-    prefixed(parts)
+        parameters,
+    ))
 }
 
+/// A model that is not there is not ready.
 fn model_readiness(state: &State, model: &ModelRef) -> Result<Vec<Bytes>> {
     let yes = match state.model(&model.name, parse_version(&model.version)?) {
         Ok(_) => state.ready(),
-        Err(failure) if failure.code == Code::Unavailable => false,
+        Err(failure) if matches!(failure.code, Code::Unavailable | Code::NotFound) => false,
         Err(failure) => return Err(failure),
     };
-    message(&YesOrNo { yes })
+    Ok(encode(&YesOrNo { yes }))
 }
 
-fn health(state: &State, request: &HealthCheckRequest) -> Result<Vec<Bytes>> {
-    if !matches!(request.service.as_str(), "" | SERVICE) {
-        return Err(Failure::not_found(format!(
+fn health(state: &State, service: &str) -> Result<i32> {
+    match service {
+        "" | SERVICE if state.ready() => Ok(SERVING),
+        "" | SERVICE => Ok(NOT_SERVING),
+        _ => Err(Failure::not_found(format!(
             "unknown service '{}'",
-            request.service.escape_default()
-        )));
+            service.escape_default()
+        ))),
     }
-    message(&HealthCheckResponse {
-        status: if state.ready() { 1 } else { 2 },
-    })
 }
 
-/// A call that the control side answers, in JSON both ways.
-async fn control<Q, R>(state: &Arc<State>, name: &'static str, body: Incoming) -> Result<Vec<Bytes>>
-where
-    Q: Message + Default + serde::Serialize,
-    R: Message + serde::de::DeserializeOwned,
-{
-    let request: Q = decode(read(body, state.max_request).await?)?;
-    let broken = |error: serde_json::Error| Failure::internal(error.to_string());
-    let request = serde_json::to_string(&request).map_err(broken)?;
-    let state = Arc::clone(state);
-    let answer = tokio::task::spawn_blocking(move || state.control.rpc(name, &request))
-        .await
-        .map_err(|error| Failure::internal(error.to_string()))??;
-    message(&serde_json::from_str::<R>(&answer).map_err(broken)?)
+fn success() -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert(STATUS, HeaderValue::from_static("0"));
+    trailers
 }
 
-/// Read the one message of a unary call into one buffer. Its end is aligned: raw contents lie there.
-async fn read(mut body: Incoming, limit: usize) -> Result<Bytes> {
-    let mut head = BytesMut::new();
-    while head.len() < PREFIX {
-        match body::next(&mut body).await? {
-            Some(data) => head.extend_from_slice(&data),
-            None => return Err(Failure::invalid("the call has no complete message")),
-        }
-    }
-    let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
-    match head[0] {
-        0 => {}
-        1 => {
-            return Err(Failure::unimplemented(
-                "compressed messages are not supported",
-            ));
-        }
-        _ => return Err(Failure::invalid("the message has an unknown flag")),
-    }
-    if length > limit {
-        return Err(body::too_large(length as u64, limit));
-    }
-    let mut buffer = Buffer::new(length, length);
-    let mut data = head.split_off(PREFIX).freeze();
-    loop {
-        if data.len() > buffer.room() {
-            return Err(Failure::invalid(
-                "a unary call has one message, this one has more",
-            ));
-        }
-        buffer.extend(&data);
-        match body::next(&mut body).await? {
-            Some(more) => data = more,
-            None => break,
-        }
-    }
-    if buffer.room() > 0 {
-        return Err(Failure::invalid("the message is shorter than announced"));
-    }
-    Ok(buffer.freeze())
-}
-
-fn decode<M: Message + Default>(bytes: Bytes) -> Result<M> {
-    M::decode(bytes)
-        .map_err(|error| Failure::invalid(format!("failed to parse the message: {error}")))
-}
-
-fn message<M: Message>(message: &M) -> Result<Vec<Bytes>> {
-    prefixed(vec![Bytes::from(message.encode_to_vec())])
-}
-
-fn prefixed(parts: Vec<Bytes>) -> Result<Vec<Bytes>> {
-    let length: usize = parts.iter().map(Bytes::len).sum();
-    let length = u32::try_from(length)
-        .map_err(|_| Failure::invalid("the outputs are larger than a message can be"))?;
-    let mut prefix = BytesMut::with_capacity(PREFIX);
-    prefix.put_u8(0);
-    prefix.put_u32(length);
-    Ok(std::iter::once(prefix.freeze()).chain(parts).collect())
-}
-
-fn refusal(failure: &Failure) -> Response<Reply> {
-    let mut response = Response::new(Reply::default());
-    let headers = response.headers_mut();
+fn status(failure: &Failure) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(2);
     headers.insert(STATUS, HeaderValue::from(u16::from(failure.code.grpc())));
     if let Ok(message) = HeaderValue::try_from(percent_encode(&failure.message)) {
         headers.insert(MESSAGE, message);
     }
-    if failure.code == Code::Unimplemented {
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    }
+    headers
+}
+
+fn refusal(failure: &Failure) -> Response<Reply> {
+    let mut response = Response::new(Reply::default());
+    response.headers_mut().extend(status(failure));
     response
 }
 
@@ -255,5 +318,23 @@ mod tests {
     #[test]
     fn messages_survive_headers() {
         assert_eq!(percent_encode("50% é\n"), "50%25 %C3%A9%0A");
+    }
+
+    #[test]
+    fn deadlines_are_read_as_grpc_writes_them() {
+        let read = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("grpc-timeout", HeaderValue::try_from(text).unwrap());
+            deadline(&headers)
+        };
+        assert_eq!(deadline(&HeaderMap::new()), Ok(None));
+        assert_eq!(read("100m"), Ok(Some(Duration::from_millis(100))));
+        assert_eq!(
+            read("99999999H").unwrap().unwrap().as_secs(),
+            99_999_999 * 3600
+        );
+        for bad in ["", "m", "1", "1s", "-1S", "+1S", "123456789S", "1 S"] {
+            assert!(read(bad).is_err(), "{bad:?}");
+        }
     }
 }

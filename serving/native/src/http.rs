@@ -1,5 +1,7 @@
 //! The HTTP/1.1 door: the hot routes here, every other one handed to the control side.
 
+mod regions;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,12 +11,14 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use crate::body::Reply;
 use crate::compression::{self, Encoding};
 use crate::error::{Code, Failure, Result};
+use crate::generate;
 use crate::json;
 use crate::reply;
 use crate::state::{State, parse_version};
 
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 /// Answer one request, whose body has been read. `door` is the port's name: the metrics port offers
@@ -56,6 +60,55 @@ async fn answer(
         ("http", ["v2", "models", name, "versions", version, "ready"]) => {
             allow(&request, &Method::GET)?;
             model_readiness(state, name, version)
+        }
+        (
+            "http",
+            [
+                "v2",
+                "models",
+                name,
+                kind @ ("generate" | "generate_stream"),
+            ],
+        ) => generate(state, name, "", kind, request).await,
+        (
+            "http",
+            [
+                "v2",
+                "models",
+                name,
+                "versions",
+                version,
+                kind @ ("generate" | "generate_stream"),
+            ],
+        ) => generate(state, name, version, kind, request).await,
+        (
+            "http",
+            [
+                "v2",
+                kind @ ("systemsharedmemory" | "cudasharedmemory"),
+                path @ ..,
+            ],
+        ) => {
+            let (region, action) = match path {
+                [action @ ("status" | "register" | "unregister")] => ("", *action),
+                [
+                    "region",
+                    region,
+                    action @ ("status" | "register" | "unregister"),
+                ] => (*region, *action),
+                _ => return Err(Failure::not_found("there is nothing at this path")),
+            };
+            let method = match action {
+                "status" => Method::GET,
+                _ => Method::POST,
+            };
+            allow(&request, &method)?;
+            let body = decompressed(state, request).await?;
+            let reply = match *kind {
+                "systemsharedmemory" => regions::system(state, region, action, &body)?,
+                _ => regions::cuda(region, action)?,
+            };
+            Ok(json_reply(reply))
         }
         _ => control(state, door, &path, request).await,
     }
@@ -119,6 +172,42 @@ async fn infer(
         headers.insert(header::CONTENT_TYPE, JSON);
     }
     Ok(response)
+}
+
+/// Infer by the generate extension. A stream has one event, since a model here answers once.
+async fn generate(
+    state: &State,
+    name: &str,
+    version: &str,
+    kind: &str,
+    request: Request<Bytes>,
+) -> Result<Response<Reply>> {
+    allow(&request, &Method::POST)?;
+    let model = state.model(name, parse_version(version)?)?;
+    let body = decompressed(state, request).await?;
+    let mut infer = generate::parse(&body, &model.signature).inspect_err(|_| model.refuse())?;
+    let rendered = model.infer(&mut infer).await.and_then(|tensors| {
+        let outputs = reply::outputs(&model.signature, &infer.outputs, tensors)?;
+        generate::render(&infer.id, (&model.name, &model.version), &outputs)
+    });
+    if kind == "generate" {
+        return Ok(json_reply(Bytes::from(rendered?)));
+    }
+    let (status, event) = match rendered {
+        Ok(json) => (StatusCode::OK, json),
+        Err(failure) => (status(&failure), error_json(&failure).into_bytes()),
+    };
+    let event = [&b"data: "[..], &event, b"\n\n"].concat();
+    let mut response = Response::new(Reply::new([Bytes::from(event)]));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, EVENTS);
+    Ok(response)
+}
+
+fn json_reply(json: Bytes) -> Response<Reply> {
+    let mut response = Response::new(Reply::new([json]));
+    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    response
 }
 
 /// Where binary data begin: connections place this byte of a body at an aligned address.
@@ -207,12 +296,9 @@ async fn control(
 }
 
 pub fn refusal(failure: &Failure) -> Response<Reply> {
-    let body = serde_json::json!({ "error": failure.message }).to_string();
-    let mut response = Response::new(Reply::new([Bytes::from(body)]));
-    *response.status_mut() =
-        StatusCode::from_u16(failure.code.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = json_reply(Bytes::from(error_json(failure)));
+    *response.status_mut() = status(failure);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, JSON);
     match failure.code {
         Code::MethodNotAllowed => {
             let allow = HeaderValue::from_static(failure.allow.unwrap_or("GET"));
@@ -227,6 +313,14 @@ pub fn refusal(failure: &Failure) -> Response<Reply> {
         _ => {}
     }
     response
+}
+
+fn error_json(failure: &Failure) -> String {
+    serde_json::json!({ "error": failure.message }).to_string()
+}
+
+fn status(failure: &Failure) -> StatusCode {
+    StatusCode::from_u16(failure.code.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// A path's segments, each percent-decoded on its own: a decoded slash stays inside its segment.

@@ -242,21 +242,25 @@ fn wanted(
 fn parameters(given: &RequestParameters) -> Result<Parameters> {
     let mut parameters = Parameters::default();
     for (name, value) in given {
-        if value.is_null() || value.is_array() || value.is_object() {
-            return Err(Failure::invalid(format!(
-                "parameter '{}' must be a number, a string or a truth value",
-                name.escape_default()
-            )));
-        }
-        if let Some(value) = scalar(Some(value)) {
-            parameters.put(Protocol::Http, name, &value)?;
-        }
+        put(&mut parameters, name, value)?;
     }
     Ok(parameters)
 }
 
+/// Take one of a request's parameters.
+pub fn put(parameters: &mut Parameters, name: &str, value: &serde_json::Value) -> Result<()> {
+    let is_scalar = !(value.is_null() || value.is_array() || value.is_object());
+    match scalar(Some(value)) {
+        Some(value) if is_scalar => parameters.put(Protocol::Http, name, &value),
+        _ => Err(Failure::invalid(format!(
+            "parameter '{}' must be a number, a string or a truth value",
+            name.escape_default()
+        ))),
+    }
+}
+
 /// Refuse nesting that is too deep before a parser recurses into it.
-fn check_depth(json: &[u8]) -> Result<()> {
+pub fn check_depth(json: &[u8]) -> Result<()> {
     let mut depth = 0usize;
     let mut bytes = json.iter();
     while let Some(byte) = bytes.next() {
@@ -355,7 +359,7 @@ pub fn render(id: &str, model: (&str, &str), outputs: &[reply::Output]) -> Resul
     })
 }
 
-fn write<T: Serialize>(json: &mut Vec<u8>, value: &T) -> Result<()> {
+pub fn write<T: Serialize>(json: &mut Vec<u8>, value: &T) -> Result<()> {
     serde_json::to_writer(json, value).map_err(|error| Failure::internal(error.to_string()))
 }
 

@@ -11,6 +11,7 @@ pub mod counters;
 pub mod datatype;
 pub mod elements;
 pub mod error;
+pub mod generate;
 pub mod grpc;
 pub mod http;
 pub mod json;

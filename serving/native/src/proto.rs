@@ -4,6 +4,8 @@
 
 use std::collections::HashMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use prost::{Message, Oneof};
 use serde::{Deserialize, Serialize};
@@ -133,7 +135,18 @@ pub struct ModelInferResponse {
 /// The number of `raw_output_contents` in `ModelInferResponse`.
 pub const RAW_OUTPUT_CONTENTS: u32 = 6;
 
-#[derive(Clone, PartialEq, Message, Serialize)]
+#[derive(Clone, PartialEq, Message)]
+pub struct ModelStreamInferResponse {
+    #[prost(string, tag = "1")]
+    pub error_message: String,
+    #[prost(message, optional, tag = "2")]
+    pub infer_response: Option<ModelInferResponse>,
+}
+
+/// The number of `infer_response` in `ModelStreamInferResponse`.
+pub const INFER_RESPONSE: u32 = 2;
+
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
 pub struct Empty {}
 
 /// `ServerLiveResponse`, `ServerReadyResponse` and `ModelReadyResponse`.
@@ -266,10 +279,11 @@ pub struct ModelStatisticsResponse {
     pub model_stats: Vec<ModelStatistics>,
 }
 
+/// `HealthCheckRequest`, and what asks for or forgets a shared memory region.
 #[derive(Clone, PartialEq, Message)]
-pub struct HealthCheckRequest {
+pub struct Name {
     #[prost(string, tag = "1")]
-    pub service: String,
+    pub name: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -278,3 +292,131 @@ pub struct HealthCheckResponse {
     #[prost(int32, tag = "1")]
     pub status: i32,
 }
+
+/// A model's configuration, which the control side has serialized already.
+#[derive(Clone, PartialEq, Message, Deserialize)]
+pub struct ModelConfigResponse {
+    #[prost(bytes = "bytes", tag = "1")]
+    #[serde(deserialize_with = "from_base64")]
+    pub config: Bytes,
+}
+
+fn from_base64<'de, D: serde::Deserializer<'de>>(source: D) -> Result<Bytes, D::Error> {
+    let text = String::deserialize(source)?;
+    BASE64
+        .decode(text)
+        .map(Bytes::from)
+        .map_err(serde::de::Error::custom)
+}
+
+/// `RepositoryModelLoadRequest` and `RepositoryModelUnloadRequest`.
+#[derive(Clone, PartialEq, Message, Serialize)]
+pub struct RepositoryModelRequest {
+    #[prost(string, tag = "1")]
+    pub repository_name: String,
+    #[prost(string, tag = "2")]
+    pub name: String,
+    #[prost(map = "string, message", tag = "3")]
+    pub parameters: HashMap<String, ModelRepositoryParameter>,
+}
+
+#[derive(Clone, PartialEq, Message, Serialize)]
+#[serde(transparent)]
+pub struct ModelRepositoryParameter {
+    #[prost(oneof = "RepositoryChoice", tags = "1, 2, 3, 4")]
+    pub choice: Option<RepositoryChoice>,
+}
+
+/// In JSON bytes are base64, as over HTTP.
+#[derive(Clone, PartialEq, Oneof, Serialize)]
+#[serde(untagged)]
+pub enum RepositoryChoice {
+    #[prost(bool, tag = "1")]
+    Bool(bool),
+    #[prost(int64, tag = "2")]
+    Int64(i64),
+    #[prost(string, tag = "3")]
+    Text(String),
+    #[prost(bytes = "bytes", tag = "4")]
+    Bytes(#[serde(serialize_with = "to_base64")] Bytes),
+}
+
+fn to_base64<S: serde::Serializer>(bytes: &Bytes, target: S) -> Result<S::Ok, S::Error> {
+    target.serialize_str(&BASE64.encode(bytes))
+}
+
+/// `TraceSettingRequest` and `TraceSettingResponse` (which has no model).
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+pub struct TraceSettings {
+    #[prost(map = "string, message", tag = "1")]
+    pub settings: HashMap<String, TraceValues>,
+    #[prost(string, tag = "2")]
+    #[serde(default)]
+    pub name: String,
+}
+
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TraceValues {
+    #[prost(string, repeated, tag = "1")]
+    pub value: Vec<String>,
+}
+
+/// `LogSettingsRequest` and `LogSettingsResponse`.
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+pub struct LogSettings {
+    #[prost(map = "string, message", tag = "1")]
+    pub settings: HashMap<String, LogValue>,
+}
+
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LogValue {
+    #[prost(oneof = "LogChoice", tags = "1, 2, 3")]
+    pub choice: Option<LogChoice>,
+}
+
+#[derive(Clone, PartialEq, Oneof, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum LogChoice {
+    #[prost(bool, tag = "1")]
+    Bool(bool),
+    #[prost(uint32, tag = "2")]
+    Uint32(u32),
+    #[prost(string, tag = "3")]
+    Text(String),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct SystemSharedMemoryRegisterRequest {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(string, tag = "2")]
+    pub key: String,
+    #[prost(uint64, tag = "3")]
+    pub offset: u64,
+    #[prost(uint64, tag = "4")]
+    pub byte_size: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct RegionStatus {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(string, tag = "2")]
+    pub key: String,
+    #[prost(uint64, tag = "3")]
+    pub offset: u64,
+    #[prost(uint64, tag = "4")]
+    pub byte_size: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct SystemSharedMemoryStatusResponse {
+    #[prost(map = "string, message", tag = "1")]
+    pub regions: HashMap<String, RegionStatus>,
+}
+
+/// Always without regions.
+#[derive(Clone, PartialEq, Message)]
+pub struct CudaSharedMemoryStatusResponse {}

@@ -34,6 +34,7 @@ fn failure(py: Python<'_>, error: PyErr, doing: &str) -> Failure {
         Some(Code::MethodNotAllowed) => {
             Failure::method_not_allowed(match attribute("allow").as_deref() {
                 Some("POST") => "POST",
+                Some("GET, POST") => "GET, POST",
                 _ => "GET",
             })
         }

@@ -196,6 +196,13 @@ impl Regions {
     }
 }
 
+/// What the calls for CUDA's shared memory get.
+pub fn no_cuda() -> Failure {
+    Failure::unimplemented(
+        "this server does not offer CUDA shared memory; use system shared memory",
+    )
+}
+
 impl Slot {
     pub fn write(&self, output: &str, data: &[u8]) -> Result<()> {
         if data.len() > self.size {

@@ -6,6 +6,8 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
+use tokio::sync::watch;
+
 use crate::error::{Failure, Result};
 use crate::model::Model;
 use crate::shm::Regions;
@@ -50,6 +52,8 @@ pub struct State {
     models: RwLock<HashMap<String, Versions>>,
     ready: AtomicBool,
     draining: AtomicBool,
+    /// Told when either changes.
+    changed: watch::Sender<()>,
     pub control: Box<dyn Control>,
     /// Bytes of the largest request body or message, and of the largest tensor in shared memory.
     pub max_request: usize,
@@ -62,6 +66,7 @@ impl State {
             models: RwLock::default(),
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            changed: watch::Sender::new(()),
             control,
             max_request,
             regions: Regions::new(allow_shared_memory, max_request),
@@ -74,11 +79,22 @@ impl State {
 
     pub fn set_ready(&self, ready: bool) {
         self.ready.store(ready, Relaxed);
+        self.changed.send_replace(());
     }
 
     /// From here on the server is not ready, for good.
     pub fn begin_drain(&self) {
         self.draining.store(true, Relaxed);
+        self.changed.send_replace(());
+    }
+
+    pub fn draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// Tells of changes of readiness.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// Put a version in its place; `None` says that it could not be loaded.

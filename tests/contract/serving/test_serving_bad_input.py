@@ -101,7 +101,14 @@ BAD_JSON = {
     "binary data that is not there": (body(data=None, parameters={"binary_data_size": 16}), "'x'"),
     "a negative size": (body(data=None, parameters={"binary_data_size": -1}), "no size"),
     "a size beyond 64 bits": (body(data=None, parameters={"binary_data_size": 1e30}), "no size"),
-    "shared memory": (body(data=None, parameters={"shared_memory_region": "r"}), "shared memory"),
+    "half of shared memory": (
+        body(data=None, parameters={"shared_memory_region": "r"}),
+        "shared_memory_byte_size",
+    ),
+    "shared memory": (
+        body(data=None, parameters={"shared_memory_region": "r", "shared_memory_byte_size": 16}),
+        "shared memory",
+    ),
 }
 
 
@@ -353,12 +360,10 @@ def caller(server):
         ("ModelInfer", bytes(LIMIT + 1), grpc.StatusCode.RESOURCE_EXHAUSTED),
         ("ModelReady", b"\x0a\x03mlp\x12\x01x", grpc.StatusCode.NOT_FOUND),
         ("ModelMetadata", b"\x0a\x04nope", grpc.StatusCode.NOT_FOUND),
-        ("ModelStreamInfer", b"", grpc.StatusCode.UNIMPLEMENTED),
         ("SystemSharedMemoryRegister", b"", grpc.StatusCode.UNIMPLEMENTED),
         ("Nothing", b"", grpc.StatusCode.UNIMPLEMENTED),
         ("/no.Such/Service", b"", grpc.StatusCode.UNIMPLEMENTED),
         ("/grpc.health.v1.Health/Check", b"\x0a\x01x", grpc.StatusCode.NOT_FOUND),
-        ("/grpc.health.v1.Health/Watch", b"", grpc.StatusCode.UNIMPLEMENTED),
     ],
 )
 def test_bad_calls(caller, method, message, code):

@@ -355,24 +355,3 @@ def test_parameters_are_taken_and_reserved_ones_refused(client):
     client.infer("mlp", array, priority=1, timeout=10_000_000, parameters={"mine": "x"})
     with pytest.raises(InferenceServerException, match="reserved"):
         client.infer("mlp", array, parameters={"triton_x": 1})
-
-
-def test_calls_that_are_not_offered_say_so(server):
-    with triton_grpc.InferenceServerClient(server.grpc) as client:
-        with pytest.raises(InferenceServerException) as caught:
-            client.get_trace_settings()
-        assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
-        with pytest.raises(InferenceServerException) as caught:
-            client.infer("mlp", [_zeros(triton_grpc, 1000)], compression_algorithm="gzip")
-        assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
-    client = triton_http.InferenceServerClient(server.http)
-    with pytest.raises(InferenceServerException) as caught:
-        client.get_log_settings()
-    assert caught.value.status() == "404"
-    client.close()
-
-
-def _zeros(module, rows):
-    tensor = module.InferInput("x", [rows, 4], "FP32")
-    tensor.set_data_from_numpy(np.zeros((rows, 4), np.float32))
-    return tensor

@@ -1,0 +1,173 @@
+//! gRPC's framing: each message after five bytes, a flag and a length, compressed or not.
+
+use std::pin::Pin;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http_body::Body;
+use hyper::HeaderMap;
+use hyper::body::Incoming;
+use prost::Message;
+
+use crate::body;
+use crate::compression::{self, Encoding};
+use crate::error::{Failure, Result};
+use crate::state::State;
+use crate::tensor::Buffer;
+
+const PREFIX: usize = 5;
+
+/// The encoding of a call's compressed messages.
+pub fn encoding(headers: &HeaderMap) -> Result<Option<Encoding>> {
+    match headers.get("grpc-encoding") {
+        None => Ok(None),
+        Some(name) => Encoding::of(name.to_str().unwrap_or("?")),
+    }
+}
+
+/// Whether a message is compressed, and its length.
+fn head(prefix: [u8; PREFIX], limit: usize) -> Result<(bool, usize)> {
+    let [flag, length @ ..] = prefix;
+    let length = u32::from_be_bytes(length) as usize;
+    if length > limit {
+        return Err(body::too_large(length as u64, limit));
+    }
+    match flag {
+        0 => Ok((false, length)),
+        1 => Ok((true, length)),
+        _ => Err(Failure::invalid("the message has an unknown flag")),
+    }
+}
+
+async fn decompressed(
+    message: Bytes,
+    compressed: bool,
+    encoding: Option<Encoding>,
+    limit: usize,
+) -> Result<Bytes> {
+    match (compressed, encoding) {
+        (false, _) => Ok(message),
+        (true, Some(encoding)) => {
+            compression::aside(message.len(), move || encoding.decompress(&message, limit)).await
+        }
+        (true, None) => Err(Failure::invalid(
+            "the message is compressed, but grpc-encoding does not say how",
+        )),
+    }
+}
+
+/// Read the one message of a unary call into one buffer. Its end is aligned: raw contents lie there.
+pub async fn read(state: &State, mut body: Incoming, encoding: Option<Encoding>) -> Result<Bytes> {
+    let limit = state.max_request;
+    let mut start = BytesMut::new();
+    while start.len() < PREFIX {
+        match body::next(&mut body).await? {
+            Some(data) => start.extend_from_slice(&data),
+            None => return Err(Failure::invalid("the call has no complete message")),
+        }
+    }
+    let (compressed, length) = head([start[0], start[1], start[2], start[3], start[4]], limit)?;
+    let mut buffer = Buffer::new(length, length);
+    let mut data = start.split_off(PREFIX).freeze();
+    loop {
+        if data.len() > buffer.room() {
+            return Err(Failure::invalid(
+                "a unary call has one message, this one has more",
+            ));
+        }
+        buffer.extend(&data);
+        match body::next(&mut body).await? {
+            Some(more) => data = more,
+            None => break,
+        }
+    }
+    if buffer.room() > 0 {
+        return Err(Failure::invalid("the message is shorter than announced"));
+    }
+    decompressed(buffer.freeze(), compressed, encoding, limit).await
+}
+
+/// The messages of a stream, one after another.
+pub struct Messages {
+    body: Incoming,
+    received: BytesMut,
+    encoding: Option<Encoding>,
+    limit: usize,
+}
+
+impl Messages {
+    pub fn new(body: Incoming, encoding: Option<Encoding>, limit: usize) -> Self {
+        Self {
+            body,
+            received: BytesMut::new(),
+            encoding,
+            limit,
+        }
+    }
+
+    /// The next message; `None` at the end. Nothing is lost when this is dropped before it is done; between
+    /// messages it waits for as long as the client likes.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        let (compressed, message) = loop {
+            if let Some(prefix) = self.received.first_chunk::<PREFIX>() {
+                let (compressed, length) = head(*prefix, self.limit)?;
+                if self.received.len() >= PREFIX + length {
+                    self.received.advance(PREFIX);
+                    break (compressed, self.received.split_to(length).freeze());
+                }
+            }
+            let data = if self.received.is_empty() {
+                let body = &mut self.body;
+                match std::future::poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await
+                {
+                    None => None,
+                    Some(Ok(frame)) => Some(frame.into_data().unwrap_or_default()),
+                    Some(Err(error)) => {
+                        return Err(Failure::invalid(format!("the stream broke off: {error}")));
+                    }
+                }
+            } else {
+                body::next(&mut self.body).await?
+            };
+            match data {
+                Some(data) => self.received.extend_from_slice(&data),
+                None if self.received.is_empty() => return Ok(None),
+                None => {
+                    return Err(Failure::invalid(
+                        "the last message is shorter than announced",
+                    ));
+                }
+            }
+        };
+        decompressed(message, compressed, self.encoding, self.limit)
+            .await
+            .map(Some)
+    }
+}
+
+pub fn decode<M: Message + Default>(bytes: Bytes) -> Result<M> {
+    M::decode(bytes)
+        .map_err(|error| Failure::invalid(format!("failed to parse the message: {error}")))
+}
+
+pub fn encode<M: Message>(message: &M) -> Vec<Bytes> {
+    vec![Bytes::from(message.encode_to_vec())]
+}
+
+/// A message's parts with its prefix, compressed if that is wanted and worth it.
+pub async fn framed(parts: Vec<Bytes>, encoding: Option<Encoding>) -> Result<Vec<Bytes>> {
+    let size = parts.iter().map(Bytes::len).sum();
+    let (flag, parts) = match encoding {
+        Some(encoding) if size >= compression::WORTHWHILE => {
+            let packed = compression::aside(size, move || encoding.compress(&parts)).await?;
+            (1, vec![packed])
+        }
+        _ => (0, parts),
+    };
+    let length: usize = parts.iter().map(Bytes::len).sum();
+    let length = u32::try_from(length)
+        .map_err(|_| Failure::invalid("the outputs are larger than a message can be"))?;
+    let mut prefix = BytesMut::with_capacity(PREFIX);
+    prefix.put_u8(flag);
+    prefix.put_u32(length);
+    Ok(std::iter::once(prefix.freeze()).chain(parts).collect())
+}

@@ -264,6 +264,16 @@ def server(repository: Repository) -> Iterator[Serving]:
         serving.close()
 
 
+@pytest.fixture(scope="session")
+def sharing(repository: Repository) -> Iterator[Serving]:
+    """A server of the same models that takes tensors in shared memory."""
+    serving = Serving(repository.path, "--allow-shared-memory", "--max-request-bytes", str(8 << 20))
+    try:
+        yield serving.ready()
+    finally:
+        serving.close()
+
+
 @pytest.fixture
 def own_repository(tmp_path: Path) -> Repository:
     """A repository of the test's own."""

@@ -181,13 +181,15 @@ def test_cancelling_a_stream_frees_its_places(own_repository, start):
     own_repository.add_spin()
     slow = start(own_repository, "--workers", "1").ready()
     pending = 'nv_inference_pending_request_count{model="spin",version="1"}'
+    queued = 'nv_inference_queue_duration_us{model="spin",version="1"}'
     cancelled = 'nv_inference_request_failure{model="spin",version="1",reason="CANCELED"}'
     with grpc.insecure_channel(slow.grpc) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         call = stub.ModelStreamInfer(iter([spin(4000), *(spin(1) for _ in range(5))]), timeout=120)
+        slow.until(lambda: slow.scrape()[queued] > 0)  # the first is executing
         slow.until(lambda: slow.scrape()[pending] == 5)
         call.cancel()
-        slow.until(lambda: slow.scrape()[cancelled] >= 5)
+        slow.until(lambda: slow.scrape()[cancelled] >= 5, timeout=90)
         slow.until(lambda: slow.scrape()[pending] == 0)
         assert stub.ModelInfer(spin(1), timeout=60).id == "spin"
 

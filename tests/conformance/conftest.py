@@ -23,13 +23,9 @@ GRPC = os.environ.get("CONFORMANCE_GRPC", "")
 FLAGS = ("--host", "127.0.0.1", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
 #: What our own server does not pass yet.
 TO_BE_MENDED = {
-    "test_what_is_not_there_is_not_ready": "ModelReady over gRPC answers NOT_FOUND",
-    "test_stream_parameters": "triton_enable_empty_final_response is refused",
     "test_more_rows_than_the_model_takes": "max_batch_size does not refuse yet",
     "test_batch_sizes_are_told_apart": "there are no batch_stats yet",
     "test_the_important_overtake": "priorities are not read yet",
-    "test_model_configuration": "no ModelConfig over gRPC yet",
-    "test_a_configuration_is_derived_where_there_is_none": "no ModelConfig over gRPC yet",
     "test_they_count": "compute_* are counted by execution, and must be by request",
 }
 OURS = (

@@ -7,10 +7,11 @@ SHELL := /bin/sh
 export CONTEXT REGISTRY TAG
 
 RUN := scripts/run
+CAPSTAN_PEERS ?= $(or $(CAPSTAN_CACHE),$(HOME)/.cache/capstan)/peers
 SYNC := . scripts/environment.sh; uv sync --quiet --frozen
 
 .DEFAULT_GOAL := help
-.PHONY: help conformance demo test unit check format generate cluster bench-operator images sbom audit down clean sync
+.PHONY: help bench soak conformance demo test unit check format generate cluster bench-operator images sbom audit down clean sync
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +29,13 @@ unit: sync ## the fast tests: no cluster, nothing built from Go
 
 conformance: sync ## what a server of the Open Inference Protocol does and does not: URL=localhost:8000 GRPC=localhost:8001
 	@CONFORMANCE_URL=$(URL) CONFORMANCE_GRPC=$(GRPC) $(RUN) pytest -q -p no:cacheprovider tests/conformance --tb=short $(ARGS)
+
+bench: sync ## our server beside the yardsticks and the peers, which it installs: docs/benchmarks.md
+	@tests/bench/serving/peers/install $(CAPSTAN_PEERS)
+	@$(RUN) python tests/bench/serving/compare.py --peers $(CAPSTAN_PEERS) $(ARGS)
+
+soak: sync ## ten minutes of mixed load on the server, every answer checked
+	@$(RUN) python -m tests.soak.soak $(ARGS)
 
 check: sync ## formatters, linters, types, layers
 	@scripts/check

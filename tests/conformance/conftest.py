@@ -25,7 +25,6 @@ FLAGS = ("--host", "127.0.0.1", "--http-port", "0", "--grpc-port", "0", "--metri
 TO_BE_MENDED = {
     "test_more_rows_than_the_model_takes": "max_batch_size does not refuse yet",
     "test_batch_sizes_are_told_apart": "there are no batch_stats yet",
-    "test_the_important_overtake": "priorities are not read yet",
     "test_they_count": "compute_* are counted by execution, and must be by request",
 }
 OURS = (

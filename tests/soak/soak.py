@@ -23,6 +23,7 @@ from tests.conformance import models
 from tests.soak.server import Server
 from tests.soak.workers import Load, Wrong
 
+EXPLICIT = ("--model-control-mode", "explicit", "--load-model", "*")
 GROWTH = 0.05
 WARM = (0.3, 0.45)
 END = (0.85, 1.0)
@@ -61,7 +62,7 @@ def soak(seconds: float, seed: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         repository = Path(folder) / "models"
         models.make(repository)
-        with Server(repository, "--no-exit-on-error") as server:
+        with Server(repository, "--no-exit-on-error", *EXPLICIT) as server:
             try:
                 load, memory = asyncio.run(run(server, repository, seconds, seed))
             except* Exception as group:

@@ -15,7 +15,7 @@ import tritonclient.http.aio as triton_http
 from tritonclient.utils import InferenceServerException
 
 from tests.conformance import models
-from tests.conformance.target import code
+from tests.conformance.target import REFUSED, code
 from tests.soak.server import Server
 
 PATIENCE = 100
@@ -147,7 +147,7 @@ class Load:
             try:
                 await answered(client.infer(model, inputs(module, arrays)))
             except InferenceServerException as error:
-                if code(error) not in (400, 404):
+                if code(error) not in (*REFUSED, 404):
                     raise Wrong(
                         f"{model} of {arrays} is the caller's fault, and the answer was {error}"
                     ) from error
@@ -163,8 +163,9 @@ class Load:
             call = asyncio.ensure_future(self.grpc.infer(model, inputs(triton_grpc, arrays)))
             await asyncio.sleep(self.random.choice([0, 0.0005, 0.002]))
             call.cancel()
-            with contextlib.suppress(asyncio.CancelledError, InferenceServerException):
-                await call
+            await asyncio.wait([call])  # and not `await call`: a soak that ends cancels this worker too
+            if not call.cancelled():
+                call.exception()
             self.counts["cancelled"] += 1
             await asyncio.sleep(0.01)
 
@@ -242,6 +243,7 @@ def inputs(module: Any, arrays: Arrays) -> list[Any]:
 async def answered(call: Awaitable[T]) -> T:
     """An answer, be it an error; none is Wrong."""
     try:
-        return await asyncio.wait_for(call, PATIENCE)
+        async with asyncio.timeout(PATIENCE):
+            return await call
     except TimeoutError as error:
         raise Wrong(f"no answer in {PATIENCE} s") from error

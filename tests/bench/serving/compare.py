@@ -29,6 +29,7 @@ import floors
 import load
 import models
 import numpy as np
+import overload
 import servers
 from load import Result
 from servers import Case, Door
@@ -157,6 +158,7 @@ def main() -> None:
     if os.geteuid() == 0:
         prefer(chosen.nice)
     results: floors.Results = {}
+    overloaded: list[str] = []
     for tool in ("wrk", "h2load"):
         if not shutil.which(tool):
             sys.exit(f"{tool} is needed: apt-get install wrk nghttp2-client")
@@ -174,7 +176,9 @@ def main() -> None:
                     shutil.rmtree(repository / other)
             case = Case(repository, model, array, folder, chosen.peers.resolve())
             compare(case, chosen.servers.split(","), chosen.seconds, chosen.rounds, results)
-    print(floors.table(results))
+            if model == "cnn":
+                overloaded = overload.measure(case, chosen.seconds, chosen.rounds)
+    print(floors.table(results, overloaded))
     print(f"\nload average after {os.getloadavg()[0]:.1f}")
 
 

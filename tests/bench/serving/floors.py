@@ -86,10 +86,10 @@ def slower(results: Results) -> list[str]:
     return found
 
 
-def table(results: Results) -> str:
+def table(results: Results, more: list[str]) -> str:
     """All rows, and where a peer was faster."""
     lines = ["", "### The floors", "", "| work | measured | floor | goal | |", "|---|---|---|---|---|"]
-    lines += [row.row(results) for row in ROWS]
+    lines += [row.row(results) for row in ROWS] + more
     faster = slower(results)
     lines += ["", "A peer was faster, or its p99 lower: " + ("nowhere." if not faster else "")]
     return "\n".join([*lines, *(f"- {line}" for line in faster)])

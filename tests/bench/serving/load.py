@@ -12,11 +12,14 @@ import resource
 import struct
 import subprocess
 import time
-from collections.abc import Sequence
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tritonclient.utils.shared_memory as shm
 from tritonclient.grpc import service_pb2
 
 DATATYPES = {"float32": "FP32", "int64": "INT64"}
@@ -94,6 +97,34 @@ def grpc(port: int, model: str, array: np.ndarray, folder: Path) -> Request:
     body = _file(folder, f"{model}-{port}.grpc", b"\0" + struct.pack(">I", len(message)) + message)
     headers = {"content-type": "application/grpc", "te": "trailers"}
     return Request(f"http://127.0.0.1:{port}{GRPC_PATH}", body, headers)
+
+
+@contextmanager
+def shared_memory(port: int, model: str, array: np.ndarray, folder: Path) -> Iterator[Request]:
+    """Both tensors in regions that this process makes, and registers; the request only names them."""
+    handles = []
+    for name in ("bench-x", "bench-y"):
+        handle = shm.create_shared_memory_region(name, f"/{name}-{port}", array.nbytes)
+        shm.set_shared_memory_region(handle, [array])
+        handles.append(handle)
+        body = json.dumps({"key": f"/{name}-{port}", "byte_size": array.nbytes}).encode()
+        url = f"http://127.0.0.1:{port}/v2/systemsharedmemory/region/{name}/register"
+        urllib.request.urlopen(url, body).close()
+    region = {"shared_memory_byte_size": array.nbytes}
+    tensor = {
+        "name": "x",
+        "datatype": DATATYPES[array.dtype.name],
+        "shape": array.shape,
+        "parameters": region | {"shared_memory_region": "bench-x"},
+    }
+    output = {"name": "y", "parameters": region | {"shared_memory_region": "bench-y"}}
+    body = json.dumps({"inputs": [tensor], "outputs": [output]}).encode()
+    url = f"http://127.0.0.1:{port}/v2/models/{model}/infer"
+    try:
+        yield Request(url, _file(folder, f"{model}-{port}.shm", body), {"Content-Type": "application/json"})
+    finally:
+        for handle in handles:
+            shm.destroy_shared_memory_region(handle)
 
 
 def _file(folder: Path, name: str, content: bytes) -> Path:

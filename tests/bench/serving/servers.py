@@ -11,17 +11,20 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import floors
 import load
 import numpy as np
 import onnxruntime as ort
 
 HERE = Path(__file__).parent
 PEERS = HERE / "peers"
+SHARED = "identity"
+"""The model whose tensors also travel through shared memory."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +111,20 @@ def _answers(request: load.Request) -> bool:
 @contextmanager
 def ours(case: Case, *arguments: str) -> Iterator[list[Door]]:
     """capstan-serving as it starts by default."""
-    ports = ["--host", "127.0.0.1", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+    ports = [
+        "--host",
+        "127.0.0.1",
+        "--http-port",
+        "0",
+        "--grpc-port",
+        "0",
+        "--metrics-port",
+        "0",
+        "--allow-shared-memory",
+    ]
     command = ["-m", "capstan_serving", "--model-repository", case.repository, *ports, *arguments]
-    with _process(case, "capstan", sys.executable, *command) as (pid, log):
+    with ExitStack() as stack:
+        pid, log = stack.enter_context(_process(case, "capstan", sys.executable, *command))
         text: list[str] = []
 
         def ready() -> bool:
@@ -119,10 +133,20 @@ def ours(case: Case, *arguments: str) -> Iterator[list[Door]]:
 
         _until(ready, log)
         http, grpc = re.search(r"HTTP \S+:(\d+), gRPC \S+:(\d+),", "".join(text)).groups()
+        shared = []
+        if case.model == SHARED and _shares_memory(int(http)):
+            request = stack.enter_context(load.shared_memory(int(http), case.model, case.array, case.folder))
+            shared = [Door(floors.SHARED, request, (pid,))]
         yield [
+            *shared,
             Door("capstan HTTP", load.oip_binary(int(http), case.model, case.array, case.folder), (pid,)),
             Door("capstan gRPC", load.grpc(int(grpc), case.model, case.array, case.folder), (pid,)),
         ]
+
+
+def _shares_memory(port: int) -> bool:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2") as answer:
+        return "system_shared_memory" in json.load(answer)["extensions"]
 
 
 @contextmanager

@@ -112,11 +112,15 @@ class Control:
 
     def model_statistics(self, arguments: _Json) -> _Json:
         """Counters of one model, or of all."""
-        name = arguments.get("name", "")
+        name, version = arguments.get("name", ""), arguments.get("version", "")
         if name:
-            self.catalog.find(name, arguments.get("version", ""))
-        every = self.statistics()
-        return {"model_stats": [_statistics(model) for model in every if name in ("", model["name"])]}
+            self.catalog.find(name, version)
+        meant = [
+            _statistics(model)
+            for model in self.statistics()
+            if name in ("", model["name"]) and version in ("", model["version"])
+        ]
+        return {"model_stats": meant}
 
     def repository_index(self, arguments: _Json) -> list[_Json]:
         """Every model of the repository, with its state."""
@@ -171,6 +175,15 @@ def _statistics(model: ModelStatistics) -> _Json:
             "cache_hit": duration(model["cache_hit"]),
             "cache_miss": duration(model["cache_miss"]),
         },
+        "batch_stats": [
+            {
+                "batch_size": rows,
+                "compute_input": duration((count, inputs)),
+                "compute_infer": duration((count, infer)),
+                "compute_output": duration((count, outputs)),
+            }
+            for rows, (count, inputs, infer, outputs) in model["by_rows"].items()
+        ],
     }
 
 

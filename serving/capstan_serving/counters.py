@@ -35,3 +35,5 @@ class ModelStatistics(TypedDict):
     """Of executions."""
     batch_rows: Histogram
     """Of executions."""
+    by_rows: dict[int, tuple[int, int, int, int]]
+    """Executions by their rows: how many, and the nanoseconds of their inputs, inferences and outputs."""

@@ -110,6 +110,12 @@ def scheduling(config: Any, where: str) -> Scheduling:
     policies = {level: _policy(policy) for level, policy in dynamic.priority_queue_policy.items()}
     if any(not 1 <= level <= levels for level in policies):
         raise ModelLoadError(f"{where}: priority_queue_policy names a level beyond priority_levels, {levels}")
+    late = [dynamic.default_queue_policy, *dynamic.priority_queue_policy.values()]
+    if dynamic.preserve_ordering and (levels > 1 or cache or any(policy.timeout_action for policy in late)):
+        raise ModelLoadError(
+            f"{where}: preserve_ordering goes neither with priorities nor with the timeout_action DELAY nor"
+            " with the response cache; turn one of them off"
+        )
     return Scheduling(
         batching=True,
         preferred_batch_size=preferred,

@@ -1,6 +1,8 @@
 //! What is counted for each model. Plain atomics: a request costs a dozen additions.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A number of events and the time they took together.
@@ -58,6 +60,18 @@ impl Histogram {
     }
 }
 
+/// Executions of one size: how many, and the nanoseconds of their phases.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Executions {
+    pub count: u64,
+    pub input: u64,
+    pub infer: u64,
+    pub output: u64,
+}
+
+/// Of more sizes than these no account is kept: clients choose them.
+const MOST_SIZES: usize = 256;
+
 /// Why a request got no answer, as the metric names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -92,6 +106,7 @@ pub struct Counters {
     /// Of executions, all phases together.
     pub compute_times: Histogram,
     pub batch_rows: Histogram,
+    by_rows: Mutex<BTreeMap<u64, Executions>>,
     /// Milliseconds since the epoch.
     pub last_inference: AtomicU64,
 }
@@ -117,6 +132,7 @@ impl Default for Counters {
             queue_times: Histogram::new(&BOUNDS_US),
             compute_times: Histogram::new(&BOUNDS_US),
             batch_rows: Histogram::new(&BOUNDS_ROWS),
+            by_rows: Mutex::default(),
             last_inference: AtomicU64::default(),
         }
     }
@@ -146,10 +162,28 @@ impl Counters {
         self.compute_times
             .add_time(phases.input + phases.infer + phases.output);
         self.batch_rows.add(rows, rows);
+        self.count_size(rows, phases);
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         self.last_inference.store(now.as_millis() as u64, Relaxed);
+    }
+
+    fn count_size(&self, rows: u64, phases: Phases) {
+        let mut sizes = self.by_rows.lock().unwrap_or_else(PoisonError::into_inner);
+        if sizes.len() < MOST_SIZES || sizes.contains_key(&rows) {
+            let size = sizes.entry(rows).or_default();
+            size.count += 1;
+            size.input += nanoseconds(phases.input);
+            size.infer += nanoseconds(phases.infer);
+            size.output += nanoseconds(phases.output);
+        }
+    }
+
+    /// Executions by their rows.
+    pub fn by_rows(&self) -> BTreeMap<u64, Executions> {
+        let sizes = self.by_rows.lock().unwrap_or_else(PoisonError::into_inner);
+        sizes.clone()
     }
 
     pub fn succeeded(&self, duration: Duration) {

@@ -312,6 +312,11 @@ fn statistics<'py>(py: Python<'py>, model: &Arc<Model>) -> PyResult<Bound<'py, P
         let buckets = PyTuple::new(py, buckets)?;
         entry.set_item(name, (buckets, histogram.sum.load(Relaxed)))?;
     }
+    let sizes = PyDict::new(py);
+    for (rows, size) in counters.by_rows() {
+        sizes.set_item(rows, (size.count, size.input, size.infer, size.output))?;
+    }
+    entry.set_item("by_rows", sizes)?;
     Ok(entry)
 }
 

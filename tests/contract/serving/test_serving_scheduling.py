@@ -343,3 +343,4 @@ def test_every_request_is_counted_once(serving):
     assert seen["queue_times"][1] == seen["queue"][1]
     assert sum(seen["compute_times"][0]) == sum(seen["batch_rows"][0]) == seen["executions"] == 3
     assert seen["batch_rows"][1] == seen["inferences"] == 3
+    assert {rows: size[0] for rows, size in seen["by_rows"].items()} == {1: 3}

@@ -165,7 +165,7 @@ def test_instance_groups_that_cannot_be(group, gpus, said):
 def test_dynamic_batching_becomes_a_scheduling():
     read = config(
         "max_batch_size: 8 response_cache { enable: true } dynamic_batching { preferred_batch_size: [ 4, 2 ] "
-        "max_queue_delay_microseconds: 100 preserve_ordering: true priority_levels: 2 "
+        "max_queue_delay_microseconds: 100 priority_levels: 2 "
         "default_priority_level: 2 "
         "default_queue_policy { timeout_action: DELAY default_timeout_microseconds: 5 max_queue_size: 3 } "
         "priority_queue_policy { key: 1 value { allow_timeout_override: true } } } "
@@ -174,7 +174,6 @@ def test_dynamic_batching_becomes_a_scheduling():
     assert plan.scheduling(read, "m") == Scheduling(
         preferred_batch_size=(2, 4),
         max_queue_delay_microseconds=100,
-        preserve_ordering=True,
         priority_levels=2,
         default_priority_level=2,
         default_queue_policy=QueuePolicy("DELAY", 5, False, 3),
@@ -182,6 +181,11 @@ def test_dynamic_batching_becomes_a_scheduling():
         latency_objective_microseconds=20000,
         response_cache=True,
     )
+
+
+def test_an_order_is_preserved():
+    read = config("max_batch_size: 8 dynamic_batching { preserve_ordering: true }")
+    assert plan.scheduling(read, "m") == Scheduling(preserve_ordering=True)
 
 
 def test_a_model_without_a_scheduler_batches_when_it_can():
@@ -207,6 +211,17 @@ def test_a_model_without_a_scheduler_batches_when_it_can():
         (
             "max_batch_size: 4 dynamic_batching { priority_queue_policy { key: 2 value {} } }",
             "names a level beyond",
+        ),
+        *(
+            (
+                f"max_batch_size: 4 dynamic_batching {{ preserve_ordering: true {wrong} }} {beside}",
+                "preserve_ordering goes neither with",
+            )
+            for wrong, beside in (
+                ("priority_levels: 2 default_priority_level: 1", ""),
+                ("default_queue_policy { timeout_action: DELAY }", ""),
+                ("", "response_cache { enable: true }"),
+            )
         ),
         (
             "parameters { key: 'latency_objective_microseconds' value { string_value: 'x' } }",

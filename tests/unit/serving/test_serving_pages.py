@@ -31,6 +31,7 @@ MODEL = {
     "request_times": ((30, *[0] * len(DURATION_BOUNDS_US)), 6_000_000),
     "queue_times": ((0, 30, *[0] * (len(DURATION_BOUNDS_US) - 1)), 1_000_000),
     "compute_times": ((20, *[0] * len(DURATION_BOUNDS_US)), 9_000_000),
+    "by_rows": {2: (10, 1, 2, 3), 8: (10, 4, 5, 6)},
     "batch_rows": ((0, 10, 0, 0, 0, 10, *[0] * (len(BATCH_BOUNDS) - 5)), 70),
 }
 

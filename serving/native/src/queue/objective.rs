@@ -1,14 +1,9 @@
 //! The latency objective: the queue learns how long executions take, and predicts.
 //!
-//! A batch takes half of the
-//! objective at most, so that a request can wait for one and be part of the next. A request is taken in only if
-//! it will be answered in time behind all that is there; while an executor is idle it always is, because nothing
-//! would be learned otherwise. Where the prediction was wrong, it is refused as soon as it cannot make it.
-//!
-//! A batch takes half of the
-//! objective at most, so that a request can wait for one and be part of the next. A request is taken in only if
-//! it will be answered in time behind all that is there; while an executor is idle it always is, because nothing
-//! would be learned otherwise. Where the prediction was wrong, it is refused as soon as it cannot make it.
+//! A batch takes half of the objective at most, so that a request can wait for one and be part of the next. A
+//! request is taken in only if it will be answered in time behind all that is there; while an executor is idle it
+//! always is, because nothing would be learned otherwise. Where the prediction was wrong, it is refused as soon
+//! as it cannot make it.
 
 use std::time::{Duration, Instant};
 
@@ -17,8 +12,8 @@ use super::{Job, MERGE_UP_TO, Queue};
 /// As many batches of the largest size, one after another, take the latency objective.
 const BATCHES_WITHIN: u32 = 2;
 
-/// One part in so many of the objective is kept for what the prediction does not know.
-const HEADROOM: u32 = 20;
+/// One part in so many of the objective is kept for what the queue does not see: the wire, and surprises.
+const HEADROOM: u32 = 10;
 
 impl<J: Job> Queue<J> {
     /// How long a request that comes now may wait; `None` when it will not be answered in time.
@@ -29,11 +24,12 @@ impl<J: Job> Queue<J> {
         objective: Duration,
         now: Instant,
     ) -> Option<Duration> {
-        if self.predict(level, job, now) > objective - objective / HEADROOM {
+        let within = objective - objective / HEADROOM;
+        if self.predict(level, job, now) > within {
             return None;
         }
         let execution = self.pace.at_most(self.most_rows());
-        let wait = objective.saturating_sub(execution);
+        let wait = within.saturating_sub(execution);
         Some(wait.max(objective / BATCHES_WITHIN))
     }
 

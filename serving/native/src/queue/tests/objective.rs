@@ -146,7 +146,7 @@ fn batches_take_half_of_the_objective_at_most() {
         6,
         "6 rows take 8 ms, which is half of the objective, about"
     );
-    assert_eq!(queue.take(now + ms(7)).batch.len(), 6);
+    assert_eq!(queue.take(now + ms(6)).batch.len(), 6);
 }
 
 #[test]

@@ -83,9 +83,6 @@ def _run(chosen: Settings, models: Catalog, server: Server, stop: threading.Even
     failed = dict.fromkeys(entry.reason for entry in models if entry.state != "READY")
     if failed and chosen.exit_on_error:
         raise StartError("ModelLoadFailed", "; ".join(failed))
-    if chosen.model_control_mode == "explicit":
-        models.load, models.unload = lifecycle.load, lifecycle.unload
-        models.discover = lifecycle.names
     if not stop.is_set():
         server.set_ready(True)
         _log.info("ready")
@@ -114,9 +111,12 @@ def _load(chosen: Settings, models: Catalog, server: Server, stop: threading.Eve
         custom_operators=chosen.allow_custom_operators,
     )
     lifecycle = Lifecycle(models, Repository(chosen.model_repository), loader, server)
-    explicit = chosen.model_control_mode == "explicit" and "*" not in chosen.load_model
+    names = None
+    if chosen.model_control_mode == "explicit":
+        models.load, models.unload, models.discover = lifecycle.load, lifecycle.unload, lifecycle.names
+        names = None if "*" in chosen.load_model else chosen.load_model
     try:
-        lifecycle.start(chosen.load_model if explicit else None, chosen.model_load_thread_count, stop)
+        lifecycle.start(names, chosen.model_load_thread_count, stop)
     except OSError as error:
         raise StartError(
             "ModelRepositoryUnavailable",

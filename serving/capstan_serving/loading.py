@@ -40,7 +40,7 @@ class Loaded:
     scheduling: Scheduling
     labels: dict[str, list[str]]
     missing: tuple[str, ...]
-    """The providers that were asked for and do not execute the model."""
+    """The providers, by ONNX Runtime's names, that were to execute the model and do not."""
     seconds: float
 
     def config_json(self) -> dict[str, Any]:
@@ -85,14 +85,16 @@ class Loader:
         wanted = providers.asked(config, self.providers or ("cuda", "cpu"), where)
         gpus = self.gpus if self._on_gpu(wanted) else ()
         instances = plan.instances(config, self.workers, gpus, where)
+        choices = [self._choice(wanted, gpu, file) for gpu in instances.gpus or (None,)]
         backend = OnnxBackend(
-            file,
-            options.read(config, where),
-            [self._choice(wanted, gpu, file) for gpu in instances.gpus or (None,)],
-            self._libraries(folder, config, where),
+            file, options.read(config, where), choices, self._libraries(folder, config, where)
         )
+        # What nobody named is missed only where it should have worked.
+        named = self.providers or config.optimization.execution_accelerators.ListFields()
+        expected = [providers.PROVIDERS[name] for name, _ in wanted] if named else dict(choices[0])
+        missing = tuple(name for name in expected if name not in backend.providers)
         try:
-            return self._checked(folder, config, backend, wanted, instances, start)
+            return self._checked(folder, config, backend, instances, missing, start)
         except BaseException:
             backend.close()
             raise
@@ -102,16 +104,13 @@ class Loader:
         folder: ModelFolder,
         config: Any,
         backend: Backend,
-        wanted: Sequence[tuple[str, Options]],
         instances: plan.Instances,
+        missing: tuple[str, ...],
         start: float,
     ) -> Loaded:
         where = _where(folder)
         resolved = tensors.resolve(config, backend.signature, where)
         execute = reshaped(backend.execute, resolved)
-        missing: tuple[str, ...] = ()
-        if self.providers or len(config.optimization.execution_accelerators.ListFields()):
-            missing = tuple(name for name, _ in wanted if providers.PROVIDERS[name] not in backend.providers)
         labels = {
             output: tensors.labels(folder.file(file)) for output, file in tensors.label_files(config).items()
         }

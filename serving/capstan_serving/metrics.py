@@ -10,7 +10,6 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
 from prometheus_client import generate_latest
 
 from capstan_serving._native import BATCH_BOUNDS, DURATION_BOUNDS_US
-from capstan_serving.backends.providers import PROVIDERS
 from capstan_serving.catalog import Entry
 from capstan_serving.counters import Histogram, ModelStatistics
 
@@ -172,7 +171,7 @@ def _providers(entries: Iterable[Entry]) -> Iterator[str]:
             for provider in entry.loaded.backend.providers:
                 yield f'{name}{{{label},provider="{provider}"}} 1'
             for provider in entry.loaded.missing:
-                yield f'{name}{{{label},provider="{PROVIDERS[provider]}"}} 0'
+                yield f'{name}{{{label},provider="{provider}"}} 0'
 
 
 def _head(name: str, help_text: str, kind: str) -> Iterator[str]:

@@ -121,7 +121,10 @@ def test_a_model_to_load_must_be_there(own_repository, start):
 def test_a_provider_that_is_not_there_is_said_and_counted(own_repository, start):
     own_repository.add_identity("m", "FP32", ["n"])
     serving = start(own_repository, "--providers", "tensorrt,cpu").ready()
-    assert "model m version 1: tensorrt cannot be used; executed by CPUExecutionProvider" in serving.log
+    assert (
+        "model m version 1: TensorrtExecutionProvider cannot be used; executed by CPUExecutionProvider"
+        in serving.log
+    )
     label = 'model="m",version="1",provider='
     samples = serving.scrape()
     assert samples[f'capstan_serving_provider{{{label}"CPUExecutionProvider"}}'] == 1

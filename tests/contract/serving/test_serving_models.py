@@ -57,10 +57,12 @@ class Models:
             "shape": list(array.shape),
             "data": array.ravel().tolist(),
         }
-        path = f"{name}/versions/{version}" if version else name
+        return self.post(f"{name}/versions/{version}" if version else name, {"inputs": [tensor]})
+
+    def post(self, path, request):
         url = f"http://127.0.0.1:{self.server.http_port}/v2/models/{path}/infer"
         try:
-            body = json.dumps({"inputs": [tensor]}).encode()
+            body = json.dumps(request).encode()
             with urllib.request.urlopen(url, body, timeout=60) as response:
                 return 200, {tensor["name"]: tensor for tensor in json.load(response)["outputs"]}
         except urllib.error.HTTPError as error:
@@ -188,7 +190,10 @@ def test_other_file_names_labels_and_warm_up(add, configure, serve, own_reposito
         f"model_warmup {{ {sample} }}"
     )
     models = serve()
-    assert models.catalog.find("m")[1].labels == {"y": ["cat", "dog"]}
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [3, 4]}
+    wanted = {"name": "y", "parameters": {"classification": 1}}
+    status, outputs = models.post("m", {"inputs": [tensor], "outputs": [wanted]})
+    assert (status, outputs["y"]["data"]) == (200, ["5.000000:1:dog"])
     assert answer(models) == 1
 
 
@@ -313,6 +318,7 @@ def test_a_broken_successor_leaves_the_old_one_serving(add, configure, serve):
         models.life.load("m", None, {})
     assert answer(models) == 5
     assert models.states() == {("m", 1): "READY", ("m", 2): "UNAVAILABLE"}
+    assert models.metadata("m")["versions"] == ["1"]
     configure("no such thing")
     with pytest.raises(InvalidArgument, match="line 1, column"):
         models.life.load("m", None, {})

@@ -81,10 +81,8 @@ def grpc_client(request: pytest.FixtureRequest, target: Target) -> Client:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What has ended servers comes last, so that the other checks are told of."""
     for item in items:
-        if not URL and "repository" in item.nodeid and "[grpc" in item.nodeid:
-            item.add_marker(pytest.mark.xfail(reason="no load and unload over gRPC yet", strict=False))
         if not URL and item.originalname in TO_BE_MENDED:  # type: ignore[attr-defined]
-            item.add_marker(pytest.mark.xfail(reason=TO_BE_MENDED[item.originalname], strict=False))  # type: ignore[attr-defined]
+            item.add_marker(pytest.mark.xfail(reason=TO_BE_MENDED[item.originalname], strict=True))  # type: ignore[attr-defined]
     items.sort(key=lambda item: item.get_closest_marker("hostile") is not None)
 
 

@@ -88,7 +88,7 @@ def _spin(target, turns):
 @pytest.fixture
 def busy(target, half_a_second):
     """A model that executes something long, so that all else waits."""
-    thread = threading.Thread(target=_spin, args=(target, half_a_second * 2))
+    thread = threading.Thread(target=_spin, args=(target, half_a_second * 4))
     thread.start()
     time.sleep(0.2)  # nothing tells that a request is being executed
     yield

@@ -11,7 +11,7 @@ CAPSTAN_PEERS ?= $(or $(CAPSTAN_CACHE),$(HOME)/.cache/capstan)/peers
 SYNC := . scripts/environment.sh; uv sync --quiet --frozen
 
 .DEFAULT_GOAL := help
-.PHONY: help bench soak conformance demo test unit check format generate cluster bench-operator images sbom audit down clean sync
+.PHONY: help bench soak conformance fuzz demo test unit check format generate cluster bench-operator images sbom audit down clean sync
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ bench: sync ## our server beside the yardsticks and the peers, which it installs
 
 soak: sync ## ten minutes of mixed load on the server, every answer checked
 	@$(RUN) python -m tests.soak.soak $(ARGS)
+
+fuzz: ## bend requests until the server's parsers break: CASES=1000000
+	@. scripts/environment.sh; PROPTEST_CASES=$(or $(CASES),200000) cargo test --quiet --locked --no-default-features \
+	    --manifest-path $$CRATE --test hostile
 
 check: sync ## formatters, linters, types, layers
 	@scripts/check

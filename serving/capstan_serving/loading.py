@@ -115,7 +115,7 @@ class Loader:
             output: tensors.labels(folder.file(file)) for output, file in tensors.label_files(config).items()
         }
         scheduling = plan.scheduling(config, where)
-        _warm_up(folder, config, resolved.signature, execute, where)
+        _warm_up(folder, config, resolved.signature, execute, max(1, len(instances.gpus)))
         return Loaded(
             folder=folder,
             config=config,
@@ -178,7 +178,9 @@ def reshaped(execute: Execute, resolved: tensors.Tensors) -> Execute:
     return run
 
 
-def _warm_up(folder: ModelFolder, config: Any, signature: Signature, execute: Execute, where: str) -> None:
+def _warm_up(folder: ModelFolder, config: Any, signature: Signature, execute: Execute, sessions: int) -> None:
+    """Execute the samples on each session: they take turns."""
+    where = _where(folder)
     outputs = tuple(spec.name for spec in signature.outputs)
 
     def read(name: str) -> Path:
@@ -187,7 +189,7 @@ def _warm_up(folder: ModelFolder, config: Any, signature: Signature, execute: Ex
     for name, count, inputs in warmup.samples(config, signature, read, where):
         start = time.monotonic()
         try:
-            for _ in range(count):
+            for _ in range(count * sessions):
                 execute(Batch(inputs, outputs))
         except Exception as error:
             raise ModelLoadError(

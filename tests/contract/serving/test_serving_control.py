@@ -5,7 +5,7 @@ import json
 import shutil
 
 import pytest
-from tritonclient import http as triton
+from tritonclient import grpc, http
 from tritonclient.utils import InferenceServerException
 
 
@@ -25,23 +25,35 @@ def explicit(own_repository, start):
     return start(own_repository, "--model-control-mode", "explicit", "--load-model", "a").ready()
 
 
-def test_explicit_control_with_the_real_client(explicit, own_repository):
+def versions(client, name):
+    over_grpc = {"as_json": True} if isinstance(client, grpc.InferenceServerClient) else {}
+    return client.get_model_metadata(name, **over_grpc)["versions"]
+
+
+def max_batch_size(client, name):
+    if isinstance(client, grpc.InferenceServerClient):
+        return client.get_model_config(name).config.max_batch_size
+    return client.get_model_config(name)["max_batch_size"]
+
+
+@pytest.mark.parametrize("protocol", [http, grpc])
+def test_explicit_control_with_the_real_clients(explicit, own_repository, protocol):
     assert index(explicit) == {("a", "1"): "READY", ("b", ""): "UNAVAILABLE"}
-    with triton.InferenceServerClient(explicit.http) as client:
+    with protocol.InferenceServerClient(explicit.http if protocol is http else explicit.grpc) as client:
         client.load_model("b")
         assert client.is_model_ready("b")
         client.unload_model("a")
         assert not client.is_model_ready("a")
         explicit.until(lambda: index(explicit)["a", "1"] == "UNAVAILABLE")
         client.load_model("a", config=json.dumps({"max_batch_size": 5}))
-        assert client.get_model_config("a")["max_batch_size"] == 5
+        assert max_batch_size(client, "a") == 5
         client.load_model(
             "a", config="{}", files={"file:9/model.onnx": own_repository.file("b").read_bytes()}
         )
-        assert client.get_model_metadata("a")["versions"] == ["9"]
+        assert versions(client, "a") == ["9"]
         client.load_model("a")
-        assert client.get_model_metadata("a")["versions"] == ["1"]
-        assert client.get_model_config("a")["max_batch_size"] == 8
+        assert versions(client, "a") == ["1"]
+        assert max_batch_size(client, "a") == 8
         for name, options in (
             ("c", {}),
             ("a", {"config": "{"}),

@@ -24,7 +24,6 @@ FLAGS = ("--host", "127.0.0.1", "--http-port", "0", "--grpc-port", "0", "--metri
 #: What our own server does not pass yet.
 TO_BE_MENDED = {
     "test_more_rows_than_the_model_takes": "max_batch_size does not refuse yet",
-    "test_they_count": "compute_* are counted by execution, and must be by request",
 }
 NOT_OFFERED_BY_OURS = ("the extension trace is not in",)
 OURS = (
@@ -83,7 +82,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         name = item.name.partition("[")[0]
         if not URL and _area(item.nodeid) and name in TO_BE_MENDED:
-            item.add_marker(pytest.mark.xfail(reason=TO_BE_MENDED[name], strict=False))
+            item.add_marker(pytest.mark.xfail(reason=TO_BE_MENDED[name], strict=True))
     items.sort(key=lambda item: item.get_closest_marker("hostile") is not None)
 
 

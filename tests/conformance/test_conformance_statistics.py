@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 SECTIONS = {"success", "fail", "queue", "compute_input", "compute_infer", "compute_output"}
-ONE = {"x": ("FP32", np.ones((2, 2), np.float32))}
+ONE = {"x": ("FP32", np.ones((1, 2), np.float32))}  # one row, which may be a batch of one
 
 
 @pytest.fixture(autouse=True)

@@ -331,6 +331,10 @@ impl Ledger {
             Step::Pass(count) => self.now += ms(count),
         }
         assert_eq!(self.queue.len(), self.waiting.len());
+        for lane in self.queue.lanes.values() {
+            let rows: usize = lane.jobs.iter().map(|waiting| waiting.job.rows).sum();
+            assert_eq!(lane.rows, rows);
+        }
     }
 }
 

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
+use rustix::buffer::spare_capacity;
+use rustix::io::{Errno, pread};
 
 use crate::error::{Code, Failure, Result};
 use crate::tensor::ALIGNMENT;
@@ -184,14 +186,20 @@ impl Regions {
         if slot.size > self.limit {
             return Err(crate::body::too_large(slot.size as u64, self.limit));
         }
-        // Zeros cost nothing here: memory of this size comes from the system as such.
-        let mut memory = vec![0; slot.size + ALIGNMENT];
+        // Read into memory as it comes, without zeroing it first; what was read beyond the slot is not kept.
+        let mut memory: Vec<u8> = Vec::with_capacity(slot.size + ALIGNMENT);
         let start = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+        memory.resize(start, 0);
         let place = start..start + slot.size;
-        slot.region
-            .object
-            .read_exact_at(&mut memory[place.clone()], slot.start)
-            .map_err(|error| slot.failed("read", &error))?;
+        while memory.len() < place.end {
+            let position = slot.start + (memory.len() - start) as u64;
+            let read = match pread(&slot.region.object, spare_capacity(&mut memory), position) {
+                Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(Errno::INTR) => Ok(0),
+                read => read.map_err(io::Error::from),
+            };
+            read.map_err(|error| slot.failed("read", &error))?;
+        }
         Ok(Bytes::from(memory).slice(place))
     }
 }

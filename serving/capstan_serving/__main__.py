@@ -55,6 +55,7 @@ def serve(chosen: Settings, stop: threading.Event) -> None:
             host=chosen.host,
             ports=(chosen.http_port, chosen.grpc_port, chosen.metrics_port),
             max_request_bytes=chosen.max_request_bytes,
+            max_inflight_bytes=chosen.max_inflight_bytes,
             queue_size=chosen.queue_size,
             allow_shared_memory=chosen.allow_shared_memory,
             response_cache_bytes=chosen.response_cache_bytes,

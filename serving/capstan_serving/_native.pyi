@@ -42,6 +42,7 @@ class Server:
         host: str,
         ports: tuple[int, int, int],
         max_request_bytes: int,
+        max_inflight_bytes: int,
         queue_size: int,
         allow_shared_memory: bool = False,
         response_cache_bytes: int = 0,

@@ -52,6 +52,7 @@ class Settings:
     queue_size: int
     response_cache_bytes: int
     max_request_bytes: int
+    max_inflight_bytes: int
     allow_shared_memory: bool
     drain_timeout: float
     termination_log: Path | None
@@ -131,6 +132,12 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
         help="largest request body or gRPC message (%(default)s)",
     )
     add(
+        "--max-inflight-bytes",
+        type=_count,
+        metavar="N",
+        help="all requests together, from arrival to execution; more are refused (4 of the largest)",
+    )
+    add(
         "--allow-shared-memory",
         action=argparse.BooleanOptionalAction,
         default=False,
@@ -202,11 +209,15 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
     values = vars(flags.parse_args(arguments))
     for name, fallback in repeated.items():
         values[name] = tuple(values[name] or fallback)
+    if values["max_inflight_bytes"] is None:
+        values["max_inflight_bytes"] = 4 * values["max_request_bytes"]
     settings = Settings(**values)
     if not settings.model_repository:
         flags.error(f"--model-repository is required (or {PREFIX}MODEL_REPOSITORY)")
     if settings.load_model and settings.model_control_mode != "explicit":
         flags.error("--load-model needs --model-control-mode explicit")
+    if settings.max_inflight_bytes < settings.max_request_bytes:
+        flags.error("--max-inflight-bytes is below --max-request-bytes: the largest request would never fit")
     return settings
 
 

@@ -12,17 +12,19 @@ use hyper::HeaderMap;
 use hyper::body::Incoming;
 use tokio::sync::mpsc;
 
+use crate::allowance::Share;
 use crate::error::{Code, Failure, Result};
-use crate::tensor::Buffer;
 
-/// A sender that lets this much time pass without a byte is given up.
-const IDLE: Duration = Duration::from_secs(30);
+/// A peer that sends or takes less than `PROGRESS` bytes in this time is given up.
+pub const IDLE: Duration = Duration::from_secs(30);
+
+pub const PROGRESS: usize = 16 * 1024;
 
 /// Parts below this size are copied together: one packet is cheaper than many.
-const JOIN_BELOW: usize = 16 * 1024;
+pub const JOIN_BELOW: usize = 16 * 1024;
 
-/// The next piece of a body; `None` at its end.
-pub async fn next(body: &mut Incoming) -> Result<Option<Bytes>> {
+/// The next piece of a body, which the request's share pays for; `None` at its end.
+pub async fn next(body: &mut Incoming, share: &mut Share) -> Result<Option<Bytes>> {
     loop {
         let frame = std::future::poll_fn(|context| Pin::new(&mut *body).poll_frame(context));
         let frame = tokio::time::timeout(IDLE, frame).await.map_err(|_| {
@@ -40,6 +42,7 @@ pub async fn next(body: &mut Incoming) -> Result<Option<Bytes>> {
             }
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {
+                    share.take(data.len())?;
                     return Ok(Some(data));
                 }
             }
@@ -54,40 +57,6 @@ pub fn too_large(size: u64, limit: usize) -> Failure {
     )
 }
 
-/// Read a body of at most `limit` bytes; its byte `anchor` comes to lie at an aligned address.
-pub async fn read(mut body: Incoming, limit: usize, anchor: usize) -> Result<Bytes> {
-    let hint = body.size_hint();
-    if hint.lower() > limit as u64 {
-        return Err(too_large(hint.lower(), limit));
-    }
-    let Some(size) = hint.exact() else {
-        return read_chunked(body, limit).await;
-    };
-    let size = size as usize;
-    let mut buffer = Buffer::new(size, anchor.min(size));
-    while let Some(data) = next(&mut body).await? {
-        if data.len() > buffer.room() {
-            return Err(Failure::invalid("the body is longer than announced"));
-        }
-        buffer.extend(&data);
-    }
-    if buffer.room() > 0 {
-        return Err(Failure::invalid("the body is shorter than announced"));
-    }
-    Ok(buffer.freeze())
-}
-
-async fn read_chunked(mut body: Incoming, limit: usize) -> Result<Bytes> {
-    let mut collected = BytesMut::new();
-    while let Some(data) = next(&mut body).await? {
-        if collected.len() + data.len() > limit {
-            return Err(too_large((collected.len() + data.len()) as u64, limit));
-        }
-        collected.extend_from_slice(&data);
-    }
-    Ok(collected.freeze())
-}
-
 /// A reply's body: parts in order, then whatever still comes to be, and, on HTTP/2, trailers.
 #[derive(Default)]
 pub struct Reply {
@@ -97,28 +66,9 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// Neighbouring small parts are joined.
     pub fn new(parts: impl IntoIterator<Item = Bytes>) -> Self {
-        let mut joined: VecDeque<Bytes> = VecDeque::new();
-        let mut small = BytesMut::new();
-        for part in parts {
-            if part.len() < JOIN_BELOW {
-                if small.is_empty() && joined.is_empty() && small.capacity() == 0 {
-                    small.reserve(part.len() + 1024);
-                }
-                small.extend_from_slice(&part);
-            } else {
-                if !small.is_empty() {
-                    joined.push_back(small.split().freeze());
-                }
-                joined.push_back(part);
-            }
-        }
-        if !small.is_empty() {
-            joined.push_back(small.freeze());
-        }
         Self {
-            parts: joined,
+            parts: parts.into_iter().collect(),
             ..Self::default()
         }
     }
@@ -140,6 +90,35 @@ impl Reply {
     }
 }
 
+impl Reply {
+    /// How many bytes it has; `None` while that is not known.
+    pub fn length(&self) -> Option<u64> {
+        match self.stream {
+            None => Some(self.parts.iter().map(|part| part.len() as u64).sum()),
+            Some(_) => None,
+        }
+    }
+
+    pub fn into_parts(self) -> VecDeque<Bytes> {
+        self.parts
+    }
+
+    /// The next part; small neighbours are joined.
+    fn part(&mut self) -> Option<Bytes> {
+        let first = self.parts.pop_front()?;
+        let small = |part: &Bytes| part.len() < JOIN_BELOW;
+        if !small(&first) || !self.parts.front().is_some_and(small) {
+            return Some(first);
+        }
+        let mut joined = BytesMut::with_capacity(first.len() + 1024);
+        joined.extend_from_slice(&first);
+        while self.parts.front().is_some_and(small) {
+            joined.extend_from_slice(&self.parts.pop_front()?);
+        }
+        Some(joined.freeze())
+    }
+}
+
 impl Body for Reply {
     type Data = Bytes;
     type Error = Infallible;
@@ -148,7 +127,7 @@ impl Body for Reply {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<std::result::Result<Frame<Bytes>, Infallible>>> {
-        if let Some(part) = self.parts.pop_front() {
+        if let Some(part) = self.part() {
             return Poll::Ready(Some(Ok(Frame::data(part))));
         }
         if let Some(stream) = &mut self.stream {
@@ -165,10 +144,8 @@ impl Body for Reply {
     }
 
     fn size_hint(&self) -> SizeHint {
-        match (&self.stream, &self.trailers) {
-            (None, None) => {
-                SizeHint::with_exact(self.parts.iter().map(|part| part.len() as u64).sum())
-            }
+        match (self.length(), &self.trailers) {
+            (Some(length), None) => SizeHint::with_exact(length),
             _ => SizeHint::default(),
         }
     }

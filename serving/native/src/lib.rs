@@ -3,6 +3,7 @@
 //! Everything on a request's way lives here; Python is entered once per batch, to execute it, and for
 //! the routes that are not hot (`state::Control`). Without the feature `python` this is a plain Rust crate.
 
+pub mod allowance;
 pub mod body;
 pub mod cache;
 pub mod classification;
@@ -14,6 +15,7 @@ pub mod error;
 pub mod generate;
 pub mod grpc;
 pub mod http;
+pub mod http1;
 pub mod json;
 pub mod model;
 pub mod order;

@@ -77,6 +77,12 @@ impl Control for PythonControl {
         })
     }
 
+    fn enter(&self, work: &mut (dyn FnMut() + Send)) {
+        // Python makes a state for each thread that calls it. This one keeps it, rather than have it made
+        // for each call.
+        Python::attach(|py| py.detach(work));
+    }
+
     fn rpc(&self, name: &str, request: &str) -> Result<String> {
         Python::attach(|py| {
             self.0
@@ -149,7 +155,7 @@ struct Server {
 #[pymethods]
 impl Server {
     #[new]
-    #[pyo3(signature = (control, *, host, ports, max_request_bytes, queue_size, allow_shared_memory = false, response_cache_bytes = 0))]
+    #[pyo3(signature = (control, *, host, ports, max_request_bytes, max_inflight_bytes, queue_size, allow_shared_memory = false, response_cache_bytes = 0))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords")]
     fn new(
         py: Python<'_>,
@@ -157,12 +163,17 @@ impl Server {
         host: &str,
         ports: (u16, u16, u16),
         max_request_bytes: usize,
+        max_inflight_bytes: usize,
         queue_size: usize,
         allow_shared_memory: bool,
         response_cache_bytes: usize,
     ) -> PyResult<Self> {
-        let control = Box::new(PythonControl(control));
-        let state = State::new(control, max_request_bytes, allow_shared_memory);
+        let state = State::new(
+            Box::new(PythonControl(control)),
+            max_request_bytes,
+            max_inflight_bytes,
+            allow_shared_memory,
+        );
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = (processors / 2).clamp(1, 8);
         let native = py

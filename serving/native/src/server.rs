@@ -1,27 +1,20 @@
 //! The listeners, their connections, and how they end.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Runtime;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::body::Reply;
 use crate::state::State;
-use crate::{body, grpc, http};
+use crate::{grpc, http1};
 
-/// A connection that sends no request, or not all of its headers, for this long is closed.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
-const MAX_HEADERS: usize = 32 * 1024;
 /// After this long without a sign of life an HTTP/2 peer is asked for one.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -47,7 +40,7 @@ pub struct Server {
     pub grpc_port: u16,
     pub metrics_port: u16,
     /// Until the drain.
-    runtime: Mutex<Option<Runtime>>,
+    threads: Mutex<Option<IoThreads>>,
     /// Every connection and listener holds a receiver: when none is left, all is done.
     stop: watch::Sender<bool>,
 }
@@ -60,16 +53,11 @@ impl Server {
         ports: (u16, u16, u16),
         threads: usize,
     ) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(threads)
-            .max_blocking_threads(4)
-            .thread_name("capstan-io")
-            .enable_all()
-            .build()?;
         let state = Arc::new(state);
+        let threads = IoThreads::start(threads, &state)?;
         let (stop, stopped) = watch::channel(false);
         let listen = |door, port| {
-            runtime.block_on(async {
+            threads.handles[0].block_on(async {
                 let listener = TcpListener::bind((host, port)).await.map_err(|error| {
                     io::Error::new(
                         error.kind(),
@@ -77,7 +65,9 @@ impl Server {
                     )
                 })?;
                 let port = listener.local_addr()?.port();
-                tokio::spawn(accept(listener, door, Arc::clone(&state), stopped.clone()));
+                let handles = threads.handles.clone();
+                let accept = accept(listener, door, Arc::clone(&state), handles, stopped.clone());
+                tokio::spawn(accept);
                 io::Result::Ok(port)
             })
         };
@@ -90,7 +80,7 @@ impl Server {
             http_port,
             grpc_port,
             metrics_port,
-            runtime: Mutex::new(Some(runtime)),
+            threads: Mutex::new(Some(threads)),
             stop,
         })
     }
@@ -98,17 +88,17 @@ impl Server {
     /// Stop accepting, finish what was accepted, and end every thread. Whether that was done in time; if
     /// not, some of them still run.
     pub fn drain(&self, timeout: Duration) -> bool {
-        let runtime = self
-            .runtime
+        let threads = self
+            .threads
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let Some(runtime) = runtime else { return true };
+        let Some(threads) = threads else { return true };
         let deadline = Instant::now() + timeout;
         let left = || deadline.saturating_duration_since(Instant::now());
         self.state.begin_drain();
         self.stop.send_replace(true);
-        let answered = runtime
+        let answered = threads.handles[0]
             .block_on(async { tokio::time::timeout(timeout, self.stop.closed()).await })
             .is_ok();
         let models = self.state.models();
@@ -116,26 +106,84 @@ impl Server {
             model.close();
         }
         let ended = models.iter().all(|model| model.wait(left()));
-        runtime.shutdown_timeout(left().max(GRACE));
-        answered && ended
+        let stopped = threads.stop(left().max(2 * GRACE));
+        answered && ended && stopped
     }
 }
 
+/// Threads that each have an event loop of their own, and the connections that were given to it: what a
+/// connection does needs no other thread.
+struct IoThreads {
+    handles: Vec<Handle>,
+    /// Dropped to end them.
+    end: watch::Sender<()>,
+    /// Nothing is sent: it is disconnected once all have ended.
+    ended: mpsc::Receiver<()>,
+}
+
+impl IoThreads {
+    fn start(count: usize, state: &Arc<State>) -> io::Result<Self> {
+        let (end, ending) = watch::channel(());
+        let (alive, ended) = mpsc::channel();
+        let mut handles = Vec::with_capacity(count);
+        for index in 0..count {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .max_blocking_threads(4)
+                .enable_all()
+                .build()?;
+            handles.push(runtime.handle().clone());
+            let mut ending = ending.clone();
+            let alive = alive.clone();
+            let state = Arc::clone(state);
+            let mut runtime = Some(runtime);
+            let mut run = move || {
+                let Some(runtime) = runtime.take() else {
+                    return;
+                };
+                // It ends with its sender.
+                while runtime.block_on(ending.changed()).is_ok() {}
+                runtime.shutdown_timeout(GRACE);
+            };
+            std::thread::Builder::new()
+                .name(format!("capstan-io-{index}"))
+                .spawn(move || {
+                    let _alive = alive;
+                    state.control.enter(&mut run);
+                })?;
+        }
+        Ok(Self {
+            handles,
+            end,
+            ended,
+        })
+    }
+
+    /// Whether all have ended in time.
+    fn stop(self, timeout: Duration) -> bool {
+        drop(self.end);
+        self.ended.recv_timeout(timeout) == Err(mpsc::RecvTimeoutError::Disconnected)
+    }
+}
+
+/// Give each connection to one of the threads, in turn. What the system has accepted before the server
+/// stopped is served.
 async fn accept(
     listener: TcpListener,
     door: Door,
     state: Arc<State>,
+    threads: Vec<Handle>,
     mut stopped: watch::Receiver<bool>,
 ) {
-    loop {
+    for thread in threads.iter().cycle() {
         let accepted = tokio::select! {
+            biased;
             accepted = listener.accept() => accepted,
             _ = stopped.changed() => return,
         };
-        match accepted {
-            Ok((stream, _)) => {
+        match accepted.and_then(|(stream, _)| stream.into_std()) {
+            Ok(stream) => {
                 let connection = connection(stream, door, Arc::clone(&state), stopped.clone());
-                tokio::spawn(connection);
+                thread.spawn(connection);
             }
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
@@ -143,16 +191,21 @@ async fn accept(
 }
 
 async fn connection(
-    stream: TcpStream,
+    stream: std::net::TcpStream,
     door: Door,
     state: Arc<State>,
     stopped: watch::Receiver<bool>,
 ) {
+    // Errors say that it is gone already.
+    let Ok(stream) = TcpStream::from_std(stream) else {
+        return;
+    };
     if stream.set_nodelay(true).is_err() {
-        return; // it is gone already
+        return;
     }
-    let io = TokioIo::new(stream);
-    let name = match door {
+    match door {
+        Door::Http => http1::serve(stream, "http", state, stopped).await,
+        Door::Metrics => http1::serve(stream, "metrics", state, stopped).await,
         Door::Grpc => {
             let service = service_fn(move |request| grpc::serve(Arc::clone(&state), request));
             let connection = http2::Builder::new(TokioExecutor::new())
@@ -161,42 +214,17 @@ async fn connection(
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .max_frame_size(FRAME)
                 .keep_alive_interval(PING_INTERVAL)
-                .serve_connection(io, service);
-            return until_stopped(connection, stopped, |connection| {
+                .serve_connection(TokioIo::new(stream), service);
+            until_stopped(connection, stopped, |connection| {
                 connection.graceful_shutdown();
             })
             .await;
         }
-        Door::Http => "http",
-        Door::Metrics => "metrics",
-    };
-    let service = service_fn(move |request| answer(Arc::clone(&state), name, request));
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_header_size(MAX_HEADERS)
-        .serve_connection(io, service);
-    until_stopped(connection, stopped, |connection| {
-        connection.graceful_shutdown();
-    })
-    .await;
+    }
 }
 
-async fn answer(
-    state: Arc<State>,
-    door: &'static str,
-    request: Request<Incoming>,
-) -> Result<Response<Reply>, Infallible> {
-    let (head, body) = request.into_parts();
-    let anchor = http::anchor(&head.headers);
-    Ok(match body::read(body, state.max_request, anchor).await {
-        Ok(body) => http::serve(&state, door, Request::from_parts(head, body)).await,
-        Err(failure) => http::refusal(&failure),
-    })
-}
-
-/// Serve a connection; once the server stops, let it finish what it has begun. Its error, if any, is the
-/// peer's business only.
+/// Serve an HTTP/2 connection; once the server stops, let it finish what it has begun. Its error, if any, is
+/// the peer's business only.
 async fn until_stopped<C: Future>(
     connection: C,
     mut stopped: watch::Receiver<bool>,

@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
 use tokio::sync::watch;
 
+use crate::allowance::Allowance;
 use crate::error::{Failure, Result};
 use crate::model::Model;
 use crate::shm::Regions;
@@ -22,6 +23,11 @@ pub trait Control: Send + Sync {
         path: &[String],
         body: &[u8],
     ) -> Result<(String, Vec<u8>)>;
+
+    /// Do the work of an I/O thread. What has to be prepared for calls from this thread can be.
+    fn enter(&self, work: &mut (dyn FnMut() + Send)) {
+        work();
+    }
 
     /// A gRPC call, its request and its response as JSON.
     fn rpc(&self, name: &str, request: &str) -> Result<String>;
@@ -57,11 +63,18 @@ pub struct State {
     pub control: Box<dyn Control>,
     /// Bytes of the largest request body or message, and of the largest tensor in shared memory.
     pub max_request: usize,
+    /// Bytes of all of them together.
+    pub inflight: Arc<Allowance>,
     pub regions: Regions,
 }
 
 impl State {
-    pub fn new(control: Box<dyn Control>, max_request: usize, allow_shared_memory: bool) -> Self {
+    pub fn new(
+        control: Box<dyn Control>,
+        max_request: usize,
+        max_inflight: usize,
+        allow_shared_memory: bool,
+    ) -> Self {
         Self {
             models: RwLock::default(),
             ready: AtomicBool::new(false),
@@ -69,6 +82,7 @@ impl State {
             changed: watch::Sender::new(()),
             control,
             max_request,
+            inflight: Allowance::new(max_inflight),
             regions: Regions::new(allow_shared_memory, max_request),
         }
     }

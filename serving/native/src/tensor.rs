@@ -1,6 +1,7 @@
 //! Tensors as they travel: a shape, and little-endian row-major bytes that are shared, not copied.
 
-use bytes::Bytes;
+use bytes::buf::Limit;
+use bytes::{BufMut, Bytes};
 
 use crate::datatype::Datatype;
 
@@ -54,8 +55,26 @@ impl Buffer {
         self.memory.extend_from_slice(bytes);
     }
 
+    /// Where the next bytes go.
+    pub fn spare(&mut self) -> Limit<&mut Vec<u8>> {
+        let room = self.room();
+        (&mut self.memory).limit(room)
+    }
+
     pub fn freeze(self) -> Bytes {
         Bytes::from(self.memory).slice(self.start..)
+    }
+}
+
+impl From<Vec<u8>> for Buffer {
+    /// A full one.
+    fn from(memory: Vec<u8>) -> Self {
+        let end = memory.len();
+        Self {
+            memory,
+            start: 0,
+            end,
+        }
     }
 }
 

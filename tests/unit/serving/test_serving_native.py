@@ -27,7 +27,12 @@ def serve():
 
     def serve(execute, signature=SIGNATURE, workers=2, labels=None, **scheduling):
         server = Server(
-            Control(Catalog()), host="127.0.0.1", ports=(0, 0, 0), max_request_bytes=1 << 20, queue_size=64
+            Control(Catalog()),
+            host="127.0.0.1",
+            ports=(0, 0, 0),
+            max_request_bytes=1 << 20,
+            max_inflight_bytes=1 << 22,
+            queue_size=64,
         )
         servers.append(server)
         server.add_model(

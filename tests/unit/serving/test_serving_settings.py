@@ -13,6 +13,12 @@ def test_defaults_are_tritons_ports_and_a_strict_start():
     assert settings.termination_log is None
 
 
+def test_room_for_four_of_the_largest_requests():
+    chosen = ["--model-repository", "models", "--max-request-bytes", "1000"]
+    assert parse(chosen, {}).max_inflight_bytes == 4000
+    assert parse([*chosen, "--max-inflight-bytes", "1000"], {}).max_inflight_bytes == 1000
+
+
 def test_flags_win_over_the_environment():
     environment = {
         PREFIX + "MODEL_REPOSITORY": "here",
@@ -54,6 +60,7 @@ def test_what_the_operator_renders_is_understood():
     ("arguments", "environment", "said"),
     [
         ([], {}, "--model-repository is required"),
+        (["--model-repository", "m", "--max-inflight-bytes", "1"], {}, "would never fit"),
         (["--model-repository", "m", "--http-port", "70000"], {}, "70000 is no port"),
         (["--model-repository", "m", "--workers", "0"], {}, "0 is not above 0"),
         (["--model-repository", "m", "--drain-timeout", "nan"], {}, "between 0 and 86400"),

@@ -8,6 +8,7 @@ use hyper::HeaderMap;
 use hyper::body::Incoming;
 use prost::Message;
 
+use crate::allowance::Share;
 use crate::body;
 use crate::compression::{self, Encoding};
 use crate::error::{Failure, Result};
@@ -58,9 +59,10 @@ async fn decompressed(
 /// Read the one message of a unary call into one buffer. Its end is aligned: raw contents lie there.
 pub async fn read(state: &State, mut body: Incoming, encoding: Option<Encoding>) -> Result<Bytes> {
     let limit = state.max_request;
+    let mut share = state.inflight.share();
     let mut start = BytesMut::new();
     while start.len() < PREFIX {
-        match body::next(&mut body).await? {
+        match body::next(&mut body, &mut share).await? {
             Some(data) => start.extend_from_slice(&data),
             None => return Err(Failure::invalid("the call has no complete message")),
         }
@@ -75,7 +77,7 @@ pub async fn read(state: &State, mut body: Incoming, encoding: Option<Encoding>)
             ));
         }
         buffer.extend(&data);
-        match body::next(&mut body).await? {
+        match body::next(&mut body, &mut share).await? {
             Some(more) => data = more,
             None => break,
         }
@@ -83,7 +85,7 @@ pub async fn read(state: &State, mut body: Incoming, encoding: Option<Encoding>)
     if buffer.room() > 0 {
         return Err(Failure::invalid("the message is shorter than announced"));
     }
-    decompressed(buffer.freeze(), compressed, encoding, limit).await
+    decompressed(share.pay(buffer.freeze()), compressed, encoding, limit).await
 }
 
 /// The messages of a stream, one after another.
@@ -92,15 +94,18 @@ pub struct Messages {
     received: BytesMut,
     encoding: Option<Encoding>,
     limit: usize,
+    /// What the bytes received so far take.
+    share: Share,
 }
 
 impl Messages {
-    pub fn new(body: Incoming, encoding: Option<Encoding>, limit: usize) -> Self {
+    pub fn new(state: &State, body: Incoming, encoding: Option<Encoding>) -> Self {
         Self {
             body,
             received: BytesMut::new(),
             encoding,
-            limit,
+            limit: state.max_request,
+            share: state.inflight.share(),
         }
     }
 
@@ -112,7 +117,8 @@ impl Messages {
                 let (compressed, length) = head(*prefix, self.limit)?;
                 if self.received.len() >= PREFIX + length {
                     self.received.advance(PREFIX);
-                    break (compressed, self.received.split_to(length).freeze());
+                    let message = self.received.split_to(length).freeze();
+                    break (compressed, self.share.split().pay(message));
                 }
             }
             let data = if self.received.is_empty() {
@@ -120,13 +126,17 @@ impl Messages {
                 match std::future::poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await
                 {
                     None => None,
-                    Some(Ok(frame)) => Some(frame.into_data().unwrap_or_default()),
+                    Some(Ok(frame)) => {
+                        let data = frame.into_data().unwrap_or_default();
+                        self.share.take(data.len())?;
+                        Some(data)
+                    }
                     Some(Err(error)) => {
                         return Err(Failure::invalid(format!("the stream broke off: {error}")));
                     }
                 }
             } else {
-                body::next(&mut self.body).await?
+                body::next(&mut self.body, &mut self.share).await?
             };
             match data {
                 Some(data) => self.received.extend_from_slice(&data),

@@ -18,6 +18,11 @@ use crate::tensor::Tensor;
 
 /// What executes a batch. `inputs` are in the signature's order; `outputs` are places in it.
 pub trait Backend: Send + Sync {
+    /// Do the work of a thread that executes again and again. What has to be prepared for that can be.
+    fn enter(&self, work: &mut (dyn FnMut() + Send)) {
+        work();
+    }
+
     fn execute(&self, inputs: Vec<Tensor>, outputs: &[usize]) -> Result<(Vec<Tensor>, Phases)>;
 }
 
@@ -41,6 +46,8 @@ pub struct Model {
 
 struct Shared {
     queue: Queue<Job>,
+    /// Executions that may begin now, on whatever thread.
+    free: usize,
     /// Workers that wait for work: nobody is woken while there are none.
     idle: usize,
     /// Requests that were taken off the queue to be executed.
@@ -111,6 +118,7 @@ impl Model {
                 .then(|| (Arc::clone(cache), cache.register())),
             queue: Mutex::new(Shared {
                 queue: Queue::new(scheduling, workers),
+                free: workers,
                 idle: 0,
                 taken: 0,
             }),
@@ -124,9 +132,11 @@ impl Model {
                 .name(format!("infer-{index}-{}", model.name.escape_default()))
                 .spawn(move || {
                     let _alive = alive;
-                    while let Some(batch) = worker.take() {
-                        worker.run(batch);
-                    }
+                    worker.backend.enter(&mut || {
+                        while let Some(batch) = worker.take() {
+                            worker.run(batch);
+                        }
+                    });
                 })?;
         }
         Ok(model)
@@ -154,7 +164,7 @@ impl Model {
 
     /// Infer: the outputs in the order the request wants them. Dropping the future gives up the place in
     /// the queue.
-    pub async fn infer(&self, request: &mut InferRequest) -> Result<Vec<Tensor>> {
+    pub async fn infer(self: &Arc<Self>, request: &mut InferRequest) -> Result<Vec<Tensor>> {
         let start = Instant::now();
         let Some((cache, owner)) = &self.cache else {
             return self.execute_soon(request, start).await;
@@ -178,7 +188,7 @@ impl Model {
     }
 
     async fn execute_soon(
-        &self,
+        self: &Arc<Self>,
         request: &mut InferRequest,
         start: Instant,
     ) -> Result<Vec<Tensor>> {
@@ -210,7 +220,7 @@ impl Model {
     }
 
     fn push(
-        &self,
+        self: &Arc<Self>,
         request: &mut InferRequest,
         now: Instant,
     ) -> Result<(Place<'_>, oneshot::Receiver<Outcome>)> {
@@ -237,9 +247,11 @@ impl Model {
             .queue
             .push(job, request.priority, request.timeout, now);
         let wake = shared.idle > 0;
+        let short = here::is_short(&shared);
         drop(shared);
         let ticket = pushed.map_err(|refused| self.refusal(refused))?;
-        if wake {
+        let here = short && here::schedule(self);
+        if wake && !here {
             self.work.notify_one();
         }
         let place = Place {
@@ -266,29 +278,23 @@ impl Model {
         let mut shared = self.lock();
         loop {
             let now = Instant::now();
-            let turn = shared.queue.take(now);
-            turn.expired.into_iter().for_each(expired);
-            if !turn.batch.is_empty() {
-                let first = shared.taken;
-                shared.taken += turn.batch.len() as u64;
-                if turn.more && shared.idle > 0 {
-                    self.work.notify_one();
+            let mut again = None;
+            if shared.free > 0 {
+                match self.form(&mut shared, now) {
+                    Ok(batch) => {
+                        if !shared.queue.is_empty() && shared.idle > 0 {
+                            self.work.notify_one();
+                        }
+                        return Some(batch);
+                    }
+                    Err(later) => again = later,
                 }
-                drop(shared);
-                for waiting in &turn.batch {
-                    self.counters.waited(now - waiting.queued);
-                }
-                return Some(Batch {
-                    requests: turn.batch,
-                    first,
-                    taken: now,
-                });
             }
             if shared.queue.closed() && shared.queue.is_empty() {
                 return None;
             }
             shared.idle += 1;
-            shared = match turn.again {
+            shared = match again {
                 None => self
                     .work
                     .wait(shared)
@@ -301,6 +307,30 @@ impl Model {
             };
             shared.idle -= 1;
         }
+    }
+
+    /// The next batch, which may then be executed; if there is none, when to ask again.
+    fn form(
+        &self,
+        shared: &mut Shared,
+        now: Instant,
+    ) -> std::result::Result<Batch, Option<Instant>> {
+        let turn = shared.queue.take(now);
+        turn.expired.into_iter().for_each(expired);
+        if turn.batch.is_empty() {
+            return Err(turn.again);
+        }
+        for waiting in &turn.batch {
+            self.counters.waited(now - waiting.queued);
+        }
+        let first = shared.taken;
+        shared.taken += turn.batch.len() as u64;
+        shared.free -= 1;
+        Ok(Batch {
+            requests: turn.batch,
+            first,
+            taken: now,
+        })
     }
 
     /// Refuse what waited too long while every worker was busy.
@@ -341,5 +371,6 @@ impl Drop for Place<'_> {
 }
 
 mod batch;
+mod here;
 #[cfg(test)]
 mod tests;

@@ -58,6 +58,12 @@ fn log(py: Python<'_>, error: &PyErr, doing: &str) -> PyResult<()> {
     Ok(())
 }
 
+/// Do the work of a thread that calls Python again and again: it keeps the state that Python would otherwise
+/// make for each call.
+fn enter(work: &mut (dyn FnMut() + Send)) {
+    Python::attach(|py| py.detach(work));
+}
+
 struct PythonControl(Py<PyAny>);
 
 impl Control for PythonControl {
@@ -78,9 +84,7 @@ impl Control for PythonControl {
     }
 
     fn enter(&self, work: &mut (dyn FnMut() + Send)) {
-        // Python makes a state for each thread that calls it. This one keeps it, rather than have it made
-        // for each call.
-        Python::attach(|py| py.detach(work));
+        enter(work);
     }
 
     fn rpc(&self, name: &str, request: &str) -> Result<String> {

@@ -72,7 +72,7 @@ pub struct Queue<J> {
     scheduling: Scheduling,
     /// Batches that can be executed at the same time.
     executors: usize,
-    /// Batches that are being executed: since when, and their rows. Kept for the objective only, as is the pace.
+    /// Batches that are being executed: since when, and their rows.
     running: Vec<(Instant, usize)>,
     pace: Pace,
     /// By level, those that waited too long after the others.
@@ -224,7 +224,7 @@ impl<J: Job> Queue<J> {
             Decision::Now(count) => self.collect(count, &mut turn),
             Decision::Later(again) => turn.again = again,
         }
-        if self.scheduling.objective.is_some() && !turn.batch.is_empty() {
+        if !turn.batch.is_empty() {
             self.running.push((now, rows(&turn.batch)));
         }
         turn

@@ -38,9 +38,9 @@ pub trait Control: Send + Sync {
 pub struct Served(pub Arc<Model>);
 
 impl Deref for Served {
-    type Target = Model;
+    type Target = Arc<Model>;
 
-    fn deref(&self) -> &Model {
+    fn deref(&self) -> &Arc<Model> {
         &self.0
     }
 }
@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_request_without_a_version_means_the_highest_that_is_served() {
-        let state = State::new(Box::new(Nothing), 0, false);
+        let state = State::new(Box::new(Nothing), 0, 0, false);
         let version = |wanted| state.model("m", wanted).map(|model| model.version.clone());
         assert!(version(None).unwrap_err().message.contains("not found"));
         state.put("m", 2, Some(model(2)));
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_replaced_model_ends_when_its_last_request_lets_go() {
-        let state = State::new(Box::new(Nothing), 0, false);
+        let state = State::new(Box::new(Nothing), 0, 0, false);
         let old = model(1);
         state.put("m", 1, Some(Arc::clone(&old)));
         let request = state.model("m", None).unwrap();

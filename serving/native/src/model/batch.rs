@@ -46,9 +46,13 @@ impl Model {
         }
     }
 
+    /// Another execution may begin. Whoever executed looks whether there is one.
     fn finished(&self, taken: Instant, rows: usize) {
-        if self.objective.is_some() {
-            self.lock().queue.executed(taken, rows, Instant::now());
+        let mut shared = self.lock();
+        shared.queue.executed(taken, rows, Instant::now());
+        shared.free += 1;
+        if shared.queue.closed() {
+            self.work.notify_all();
         }
     }
 

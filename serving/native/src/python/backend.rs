@@ -243,6 +243,10 @@ impl PythonBackend {
 }
 
 impl Backend for PythonBackend {
+    fn enter(&self, work: &mut (dyn FnMut() + Send)) {
+        super::enter(work);
+    }
+
     fn execute(&self, inputs: Vec<Tensor>, outputs: &[usize]) -> Result<(Vec<Tensor>, Phases)> {
         Python::attach(|py| {
             self.run(py, inputs, outputs)

@@ -79,6 +79,12 @@ impl<J: Job> Queue<J> {
         }
     }
 
+    /// How long the next batch is likely to take; `None` as long as nothing is known.
+    pub fn likely(&self) -> Option<Duration> {
+        let rows = self.length.clamp(1, self.most_rows());
+        self.pace.knows().then(|| self.pace.likely(rows))
+    }
+
     /// A batch that was taken at `since` has been executed.
     pub fn executed(&mut self, since: Instant, rows: usize, now: Instant) {
         if let Some(index) = self

@@ -1,0 +1,189 @@
+//! Executing on the thread that has read the requests.
+//!
+//! What one turn of an event loop has read is queued, and at the end of the turn the same thread takes it, as
+//! one batch. An idle server answers at once, a busy one in batches that grow with the load; nothing waits and
+//! nothing polls. Only short executions are done here: longer ones would keep the connections waiting.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Model, Shared};
+
+/// An execution that is expected to take no longer is not worth another thread: handing it over and getting
+/// the answer back costs tens of microseconds, and the processor's caches.
+const SHORT: Duration = Duration::from_micros(200);
+
+thread_local! {
+    /// The models that have work for the end of this turn.
+    static WORK: RefCell<Vec<Arc<Model>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Whether to execute what waits costs less than to hand it to another thread.
+pub(super) fn is_short(shared: &Shared) -> bool {
+    shared.queue.likely().is_some_and(|likely| likely <= SHORT)
+}
+
+/// Let a model execute at the end of this turn; false when this thread has no event loop.
+pub(super) fn schedule(model: &Arc<Model>) -> bool {
+    let Ok(handle) = tokio::runtime::Handle::try_current() else {
+        return false;
+    };
+    WORK.with_borrow_mut(|work| {
+        if work.iter().any(|other| Arc::ptr_eq(other, model)) {
+            return;
+        }
+        work.push(Arc::clone(model));
+        if work.len() == 1 {
+            handle.spawn(end());
+        }
+    });
+    true
+}
+
+/// Yielding lets the loop look once for what else has arrived; those who wait for that run first.
+async fn end() {
+    let mut round = 0;
+    loop {
+        tokio::task::yield_now().await;
+        let next = WORK.with_borrow(|work| work.get(round % work.len().max(1)).cloned());
+        let Some(model) = next else { return };
+        if model.execute_here() {
+            round += 1;
+        } else {
+            WORK.with_borrow_mut(|work| work.retain(|other| !Arc::ptr_eq(other, &model)));
+        }
+    }
+}
+
+impl Model {
+    /// Execute on this thread what waits, if that is short and an execution may begin. Whether there is more.
+    fn execute_here(&self) -> bool {
+        let mut shared = self.lock();
+        if shared.queue.is_empty() || shared.free == 0 {
+            return false; // whoever executes now looks again when it is done
+        }
+        if !is_short(&shared) {
+            self.work.notify_one();
+            return false;
+        }
+        let taken = self.form(&mut shared, Instant::now());
+        drop(shared);
+        match taken {
+            Ok(batch) => {
+                self.run(batch);
+                !self.lock().queue.is_empty()
+            }
+            Err(_) => {
+                self.work.notify_one(); // a worker waits for what is to come
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::thread::{self, ThreadId};
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::cache::Cache;
+    use crate::counters::Phases;
+    use crate::datatype::Datatype;
+    use crate::error::Result;
+    use crate::model::Backend;
+    use crate::request::{InferRequest, Wanted};
+    use crate::scheduling::Scheduling;
+    use crate::signature::{Signature, TensorSpec};
+    use crate::tensor::Tensor;
+
+    /// Tells where it was executed, and how many rows.
+    struct Witness {
+        seen: Arc<Mutex<Vec<(ThreadId, i64)>>>,
+        pause: Arc<Mutex<Duration>>,
+    }
+
+    impl Backend for Witness {
+        fn execute(&self, inputs: Vec<Tensor>, _: &[usize]) -> Result<(Vec<Tensor>, Phases)> {
+            let seen = (thread::current().id(), inputs[0].shape[0]);
+            self.seen.lock().unwrap().push(seen);
+            thread::sleep(*self.pause.lock().unwrap());
+            Ok((inputs, Phases::default()))
+        }
+    }
+
+    #[test]
+    fn what_is_short_is_executed_where_it_was_read_and_what_is_not_elsewhere() {
+        let (seen, pause) = (Arc::default(), Arc::new(Mutex::new(Duration::ZERO)));
+        let backend = Witness {
+            seen: Arc::clone(&seen),
+            pause: Arc::clone(&pause),
+        };
+        let spec = TensorSpec {
+            name: "x".into(),
+            datatype: Datatype::Uint8,
+            shape: vec![-1, -1],
+            text: false,
+        };
+        let signature = Signature {
+            inputs: vec![spec.clone()],
+            outputs: vec![spec],
+            max_batch: Some(64),
+            labels: vec![],
+        };
+        let model = Model::start(
+            "m".into(),
+            "1".into(),
+            signature,
+            Box::new(backend),
+            1,
+            Scheduling::plain(Some(64), 100),
+            &Arc::new(Cache::new(0)),
+        )
+        .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let infer = |count: usize| {
+            runtime.block_on(async {
+                let requests: Vec<_> = (0..count)
+                    .map(|_| {
+                        let model = Arc::clone(&model);
+                        tokio::spawn(async move { model.infer(&mut request()).await })
+                    })
+                    .collect();
+                for request in requests {
+                    assert_eq!(request.await.unwrap().unwrap()[0].shape, [1, 1]);
+                }
+            });
+            std::mem::take(&mut *seen.lock().unwrap())
+        };
+        let here = thread::current().id();
+        // Nothing is known of it yet.
+        assert!(infer(1)[0].0 != here);
+        // Once it is known to be short: here, and all of a turn together.
+        while infer(1)[0].0 != here {}
+        assert_eq!(infer(5), [(here, 5)]);
+        // What turns out to be long is not done here again.
+        *pause.lock().unwrap() = Duration::from_millis(50);
+        infer(1);
+        assert!(infer(1)[0].0 != here);
+        model.close();
+        assert!(model.wait(Duration::from_secs(10)));
+    }
+
+    fn request() -> InferRequest {
+        InferRequest {
+            inputs: vec![Tensor {
+                shape: vec![1, 1],
+                data: Bytes::from_static(b"x"),
+            }],
+            outputs: vec![Wanted::default()],
+            ..InferRequest::default()
+        }
+    }
+}

@@ -1,11 +1,12 @@
 """How near the server is to what it could be: bare ONNX Runtime, the fastest plain asyncio, and grpc.aio.
 
-    uv run python tests/bench/serving/hot_path.py --python VENV/bin/python [--seconds 3] [--rounds 5] [CASE ...]
+    uv run python tests/bench/serving/hot_path.py --python PYTHON [--seconds 3] [--rounds 5] [CASE ...]
 
-Each case is a load on our server and the same load on its yardstick, turn by turn, so that what else the machine does
-meets both; the ratio is the median of the rounds' ratios. Needs wrk and h2load (Debian: wrk, nghttp2-client), and a
-Python with numpy, onnxruntime, uvloop, httptools, orjson, grpcio and tritonclient for the yardsticks (baseline_*.py).
-All traffic is on loopback, and the load generator shares the processors with the server.
+Each case is a load on our server and the same load on its yardstick, turn by turn, so that what else the
+machine does meets both; the ratio is the median of the rounds' ratios. Needs wrk and h2load (Debian: wrk,
+nghttp2-client), and a Python with numpy, onnxruntime, uvloop, httptools, orjson, grpcio and tritonclient for
+the yardsticks (baseline_*.py). All traffic is on loopback, and the load generator shares the processors with
+the server.
 """
 
 import argparse
@@ -63,7 +64,7 @@ CASES = [
 
 @dataclass(frozen=True)
 class Result:
-    """Requests a second, the median latency, and the server's processor time a request, both in microseconds."""
+    """Requests a second; the median latency and the server's processor time a request, in microseconds."""
 
     rate: float
     median: float
@@ -115,7 +116,8 @@ class Bodies:
         command = ["wrk", "-t1", f"-c{case.connections}", f"-d{seconds}s", "-s", script, url]
         output = _run(command)
         found = re.search(r"RESULT (\S+) (\S+) (\d+)", output)
-        assert found and found[3] == "0", output
+        assert found, output
+        assert found[3] == "0", output
         return float(found[1]), float(found[2])
 
     def load_grpc(self, port: int, case: Case, seconds: int) -> tuple[float, float]:
@@ -126,7 +128,8 @@ class Bodies:
         output = _run([*command, "-H", "content-type: application/grpc", "-H", "te: trailers", url])
         done, failed = re.search(r"(\d+) succeeded, (\d+) failed", output).groups()
         answered = int(re.search(r"\((\d+)\) data", output)[1])
-        assert failed == "0" and answered > 20 * int(done), output
+        assert failed == "0", output
+        assert answered > 20 * int(done), output
         rate = int(done) / seconds
         return rate, case.connections / rate * 1e6
 
@@ -182,14 +185,13 @@ def compare(case: Case, ours: Run, theirs: Run, rounds: int) -> str:
         ratio = f"{statistics.median(ours.median - theirs.median for ours, theirs in pairs):+.0f} us"
     else:
         ratio = f"{statistics.median(ours.rate / theirs.rate for ours, theirs in pairs):.2f}"
-    cells = [case.name]
-    for place in (0, 1):
-        cells.append(
-            f"{median(lambda result: result.rate, place):,.0f}/s"
-            f" {median(lambda result: result.median, place):,.0f} us"
-            f" {median(lambda result: result.processor, place):,.1f} us CPU"
-        )
-    return "| " + " | ".join([*cells, case.against, ratio, case.floor]) + " |"
+    figures = (
+        f"{median(lambda result: result.rate, place):,.0f}/s"
+        f" {median(lambda result: result.median, place):,.0f} us"
+        f" {median(lambda result: result.processor, place):,.1f} us CPU"
+        for place in (0, 1)
+    )
+    return "| " + " | ".join([case.name, *figures, case.against, ratio, case.floor]) + " |"
 
 
 def main() -> None:
@@ -214,7 +216,8 @@ def main() -> None:
         log = ""
         while " ready" not in log:
             log += ours.stdout.readline() or sys.exit(log)
-        doors = dict(zip(("http", "grpc"), map(int, re.search(r"HTTP \S+:(\d+), gRPC \S+:(\d+),", log).groups())))
+        http, grpc = map(int, re.search(r"HTTP \S+:(\d+), gRPC \S+:(\d+),", log).groups())
+        doors = {"http": http, "grpc": grpc}
         loads = {"http": bodies.load_http, "grpc": bodies.load_grpc}
 
         def baseline(case: Case) -> Run:
@@ -234,7 +237,10 @@ def main() -> None:
             return measured(loads[case.door], port, process.pid, chosen.seconds)
 
         print(f"load average {os.getloadavg()[0]:.1f}, {time.strftime('%F %T')}", flush=True)
-        print("| case | ours | theirs | yardstick | ratio | floor (goal) |\n|---|---|---|---|---|---|", flush=True)
+        print(
+            "| case | ours | theirs | yardstick | ratio | floor (goal) |\n|---|---|---|---|---|---|",
+            flush=True,
+        )
         for case in CASES:
             if chosen.cases and case.name not in chosen.cases:
                 continue

@@ -59,7 +59,7 @@ pub fn infer(
     let (sender, frames) = mpsc::channel(WAITING);
     let state = Arc::clone(state);
     tokio::spawn(async move {
-        let messages = Messages::new(state, body, encoding);
+        let messages = Messages::new(&state, body, encoding);
         let stream = Stream {
             sender: &sender,
             encoding,

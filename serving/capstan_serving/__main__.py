@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
-from capstan_serving import log_settings, settings, table, termination
+from capstan_serving import log_settings, memory, settings, table, termination
 from capstan_serving._native import Server
 from capstan_serving.backends import onnx, providers
 from capstan_serving.catalog import Catalog
@@ -30,6 +30,7 @@ class StartError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server. 0 after a drain, 1 when it could not start or not drain in time, 2 for bad flags."""
     chosen = settings.parse(sys.argv[1:] if arguments is None else arguments, os.environ)
+    memory.share_arenas()
     logging.basicConfig(level=logging.INFO, format=log_settings.LINE)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

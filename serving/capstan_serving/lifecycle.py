@@ -4,7 +4,6 @@ A new version is loaded before the old one is let go, and the old one keeps serv
 loaded. Requests that found the old one are answered by it; when the last has been, its memory is given back.
 """
 
-import ctypes
 import dataclasses
 import logging
 import threading
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from capstan_serving import memory
 from capstan_serving._native import Handle, Server
 from capstan_serving.catalog import Catalog, Entry
 from capstan_serving.config import plan
@@ -164,7 +164,7 @@ class Lifecycle:
             )
         if old and old.loaded:
             self._release(old, None)
-        _trim()
+        memory.trim()
         return []
 
     def _serve(self, name: str, version: int, loaded: Loaded) -> Handle:
@@ -213,7 +213,7 @@ class Lifecycle:
             while not handle.wait(_RELEASE_CHECK):
                 pass
             loaded.backend.close()
-            _trim()
+            memory.trim()
             if then:
                 then()
 
@@ -224,14 +224,3 @@ class Lifecycle:
 
 def _bare(entry: Entry) -> Entry:
     return Entry(entry.name, entry.version, entry.state)
-
-
-def _trim() -> None:
-    """Give freed memory back to the system.
-
-    glibc keeps it, for a next model that may never come: 380 MB after models with 100 weights of 1 MB, where
-    79 are left with this. (A single large weight goes back by itself.)
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim:
-        trim(0)

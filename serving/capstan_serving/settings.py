@@ -135,7 +135,7 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
         "--max-inflight-bytes",
         type=_count,
         metavar="N",
-        help="all requests together, from arrival to execution; more are refused (4 of the largest)",
+        help="bytes of requests that arrived and are not executed yet; more are refused (4 of the largest)",
     )
     add(
         "--allow-shared-memory",

@@ -33,6 +33,7 @@ class Models:
             host="127.0.0.1",
             ports=(0, 0, 0),
             max_request_bytes=1 << 20,
+            max_inflight_bytes=1 << 22,
             queue_size=64,
         )
         self.server.set_ready(True)

@@ -8,6 +8,7 @@ import os
 import sys
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
 SERVICE = os.environ.get("OSV_URL") or "https://api.osv.dev"
@@ -54,7 +55,7 @@ def main(lock: Path) -> int:
     packages = locked(lock)
     try:
         found = vulnerabilities(packages)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, HTTPException, ValueError, LookupError, TypeError, AttributeError) as error:
         reason = getattr(error, "reason", None) or error
         print(
             f"{SERVICE} cannot be asked from here ({reason}), so nothing was looked up: run this where it"

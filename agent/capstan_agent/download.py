@@ -178,7 +178,7 @@ class _Hasher:
 
     def __init__(self) -> None:
         self._tasks: SimpleQueue[tuple[Digest, Piece] | None] = SimpleQueue()
-        self._done: SimpleQueue[None] = SimpleQueue()
+        self._done: SimpleQueue[BaseException | None] = SimpleQueue()
         Thread(target=self._work, name="hasher", daemon=True).start()
 
     @contextmanager
@@ -189,8 +189,8 @@ class _Hasher:
         try:
             yield
         finally:
-            if digest is not None:
-                self._done.get()
+            if digest is not None and (error := self._done.get()):
+                raise error
 
     def stop(self) -> None:
         """No more pieces."""
@@ -199,8 +199,12 @@ class _Hasher:
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
             digest, piece = task
-            digest.update(piece)
-            self._done.put(None)
+            try:
+                digest.update(piece)
+            except BaseException as error:  # noqa: BLE001  (raised where the digest is waited for)
+                self._done.put(error)
+            else:
+                self._done.put(None)
 
 
 class _Readers:
@@ -253,12 +257,12 @@ class _Readers:
                 span.parts.put(self._read(span))
 
     def _read(self, span: _Span) -> BaseException | None:
-        try:
-            span.buffer = self._free.get_nowait()
-        except Empty:
-            span.buffer = memoryview(bytearray(CHUNK))
         filled = handed = 0
         try:
+            try:
+                span.buffer = self._free.get_nowait()
+            except Empty:
+                span.buffer = memoryview(bytearray(CHUNK))
             for piece in patiently(span.file, span.start, span.stop, self._stopped, span.buffer):
                 if self._stopped.is_set():
                     break

@@ -2,7 +2,9 @@
 
 import json
 import subprocess
+import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 from capstan_demo.kube import Kube, Manifest
@@ -11,6 +13,8 @@ ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "capstan"
 NAMESPACE = "capstan-system"
 RELEASE = "capstan"
+PATIENCE = 300
+"""Seconds that helm gets."""
 
 
 class HelmError(Exception):
@@ -40,21 +44,46 @@ def install(
 
 
 def _recover(kube: Kube, helm: str, say: Callable[[str], None]) -> None:
-    """Undo what a helm that was killed has left half done: the next one refuses to go on from there."""
-    releases = json.loads(
-        _helm(kube, helm, "list", "--pending", "--filter", f"^{RELEASE}$", "--output", "json")
-    )
-    for release in releases:
+    """Undo what a helm that was killed has left half done: the next one refuses to go on from there.
+
+    A release that is being changed is left to whoever does that, for as long as a helm of ours would take.
+    """
+    for release in _pending(kube, helm):
+        age = _age(release)
+        if age < PATIENCE:
+            rest = PATIENCE - age
+            say(f"the release is {release['status']}: another helm may be at work, for {rest:.0f} s at most")
+        while _age(release) < PATIENCE and release in _pending(kube, helm):
+            time.sleep(5)
+        if release not in _pending(kube, helm):
+            continue
         say(f"the release is {release['status']}, since a helm before this one was ended: that is undone")
-        undo = ("uninstall", "--wait") if release["status"] == "pending-install" else ("rollback",)
-        _helm(kube, helm, undo[0], RELEASE, *undo[1:])
+        gone = release["status"] in ("pending-install", "uninstalling")
+        undo = ("uninstall", RELEASE, "--wait", "--timeout", "180s") if gone else ("rollback", RELEASE)
+        _helm(kube, helm, *undo)
+
+
+def _pending(kube: Kube, helm: str) -> list[dict[str, str]]:
+    asked = ("list", "--pending", "--uninstalling", "--filter", f"^{RELEASE}$", "--output", "json")
+    found: list[dict[str, str]] = json.loads(_helm(kube, helm, *asked))
+    return found
+
+
+def _age(release: dict[str, str]) -> float:
+    """Seconds since a release was last touched, which helm tells as Go prints times."""
+    day, clock, zone = release["updated"].split()[:3]
+    changed = datetime.strptime(f"{day} {clock.partition('.')[0]} {zone}", "%Y-%m-%d %H:%M:%S %z")
+    return (datetime.now(UTC) - changed).total_seconds()
 
 
 def _helm(kube: Kube, helm: str, *args: str, stdin: str | None = None) -> str:
-    done = subprocess.run(
-        [helm, *args, "--kube-context", kube.context, "--namespace", NAMESPACE],
-        env=kube.environment, input=stdin, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            [helm, *args, "--kube-context", kube.context, "--namespace", NAMESPACE], env=kube.environment,
+            input=stdin, capture_output=True, text=True, check=False, timeout=PATIENCE,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise HelmError(f"helm {args[0]} has not ended after {PATIENCE} s") from error
     if done.returncode != 0:
         raise HelmError(done.stderr.strip())
     return done.stdout

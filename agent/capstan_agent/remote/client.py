@@ -28,7 +28,9 @@ from capstan_agent.sources.listing import Interrupted
 _PATIENCE = 30.0
 """Seconds that a server may be silent."""
 _REDIRECTS = 5
-_PIECE = 1 << 20
+_PIECES = 16 << 10, 1 << 20
+"""The first read of an answer and the largest; each is twice the one before. What a read has taken in is lost
+when the connection is reset in it: that way it is half at most, and each attempt gets ahead."""
 _HOST = re.compile(r"[A-Za-z0-9_.:-]{1,253}")
 _KEPT = string.punctuation
 """What is sent as it is: an address may be quoted already, and is not to be quoted twice."""
@@ -105,13 +107,15 @@ class Response:
 
         Where there is room for all of them they are read into that, one behind the other.
         """
-        buffer = memoryview(bytearray(min(size, _PIECE))) if room is None else room
+        piece, largest = _PIECES
+        buffer = memoryview(bytearray(min(size, largest))) if room is None else room
         while size > 0:
             with _Broken(self.url):
-                count = self._answer.readinto(buffer[: min(size, _PIECE)])
+                count = self._answer.readinto(buffer[: min(size, piece)])
             if not count:
                 return
             size -= count
+            piece = min(2 * piece, largest)
             yield buffer[:count]
             if room is not None:
                 buffer = buffer[count:]

@@ -76,9 +76,19 @@ class _WithoutTracebacks(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         first, _, rest = record.name.partition(".")
-        if first == "kopf" and rest.partition(".")[0] != "objects":
+        if first == "kopf" and rest.partition(".")[0] != "objects" and record.exc_info:
+            record.msg, record.args = f"{record.getMessage()} ({_chain(record.exc_info[1])})", ()
             record.exc_info = record.exc_text = None
         return True
+
+
+def _chain(error: BaseException | None) -> str:
+    """An error and what led to it, on one line."""
+    found: list[str] = []
+    while error is not None and len(found) < 5:
+        found.append(repr(error))
+        error = error.__cause__ or error.__context__
+    return ", after ".join(found)
 
 
 def configure(level: str, style: str, stream: TextIO | None = None) -> None:

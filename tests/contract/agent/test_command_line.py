@@ -12,7 +12,7 @@ from capstan_agent.errors import SourceNotAllowed
 from capstan_agent.install import ENTRY
 from capstan_agent.launched import command_line
 from capstan_operator.core.kinds import KINDS
-from capstan_operator.core.model import Observed, Settings
+from capstan_operator.core.model import FETCH_ALLOW, Observed, Settings
 from capstan_operator.shell import options as operator
 
 SETTINGS = Settings(agent_image="agent:1", serving_image="serving:1")
@@ -112,6 +112,10 @@ def test_what_data_is_fetched_with():
         ("gs", "*", None),
         ("https", "*.a.b", 8443),
     ]
+
+
+def test_both_allow_the_same_where_nobody_says():
+    assert Allow.parsed([",".join(FETCH_ALLOW)]) == Allow()
 
 
 def test_the_allow_list_may_be_in_the_environment(monkeypatch):

@@ -66,6 +66,15 @@ def test_a_server_that_ends_tls_as_the_protocol_has_it(web, get, tmp_path, drops
     assert (version(tmp_path) / "model.onnx").read_bytes() == DATA
 
 
+def test_what_came_before_a_reset_is_kept(web, get, tmp_path):
+    """Whoever resets each connection before a chunk is whole is got ahead with all the same."""
+    site = web.sites["/a.onnx"] = Site(DATA[:CHUNK], drop_after=CHUNK - 5000, drops=2, reset=True)
+    get(f"{web.url}/a.onnx", digest=digest_of(site.body))
+    assert (version(tmp_path) / "model.onnx").read_bytes() == site.body
+    last = web.requests("/a.onnx")[-1].get("Range", "bytes=0-")
+    assert int(last[6:].partition("-")[0]) > 0
+
+
 @pytest.mark.parametrize("size", [0, 1, CHUNK, CHUNK + 1])
 @pytest.mark.parametrize("ranges", [True, False])
 def test_every_size(web, get, tmp_path, size, ranges):

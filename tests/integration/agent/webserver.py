@@ -1,7 +1,9 @@
 """A TLS web server that answers, redirects, breaks off and lies as a test tells it."""
 
 import hashlib
+import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +26,8 @@ class Site:
     drop_after: int | None = None
     """Bytes of a body after which the connection breaks, once for each time in `drops`."""
     drops: int = 0
+    reset: bool = False
+    """It breaks by a reset, not by an end."""
     length: int | None = None
     """A Content-Length that is a lie."""
     needs: tuple[str, str] | None = None
@@ -105,14 +109,20 @@ class Web:
             handler.send_header("Content-Length", str(stop - start if site.length is None else site.length))
         handler.end_headers()
         time.sleep(site.pause)
-        if site.drops > 0 and site.drop_after is not None and stop - start > site.drop_after:
+        broken = site.drops > 0 and site.drop_after is not None and stop - start > site.drop_after
+        if broken:
             site.drops -= 1
-            stop = start + site.drop_after
+            stop = start + (site.drop_after or 0)
             handler.close_connection = True
         if site.length is not None:
             handler.close_connection = True
         handler.wfile.write(site.body[start:stop])
         self.sent += stop - start
+        if broken and site.reset:
+            time.sleep(0.2)  # a reset overtakes what nobody has read yet
+            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            for end in (handler.rfile, handler.wfile, handler.connection):
+                end.close()
         if site.bye:
             handler.close_connection = True
             with suppress(OSError):

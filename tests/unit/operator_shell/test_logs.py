@@ -94,3 +94,16 @@ def test_where_kopf_was_when_it_gave_up_is_for_who_debugs(level: str, name: str,
         logging.getLogger(name).exception(f"The login has failed: {error}")
     assert "The login has failed: 401 Unauthorized" in stream.getvalue().replace('"', "")
     assert ("Traceback" in stream.getvalue()) is told
+
+
+def test_why_it_gave_up_is_told_also_where_the_message_does_not_say() -> None:
+    stream, _ = logged("text", "info")
+    try:
+        try:
+            raise KeyError("spec")
+        except KeyError as error:
+            raise RuntimeError("the worker has failed") from error
+    except RuntimeError:
+        logging.getLogger("kopf._core.reactor.queueing").exception("Event processing has failed.")
+    (line,) = stream.getvalue().splitlines()
+    assert "RuntimeError('the worker has failed'), after KeyError('spec')" in line.replace('\\"', '"')

@@ -10,7 +10,7 @@ from capstan_operator.core.conflicts import with_conflict, with_rejection
 from capstan_operator.core.kinds import KINDS
 from capstan_operator.core.model import Manifest, ObjectRef, Observed, Plan
 from capstan_operator.shell.gather import mentioned
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.property.test_plans import (
@@ -25,6 +25,7 @@ from tests.property.test_plans import (
 )
 
 REF = ObjectRef("v1", "Service", "ns", "x")
+JOB = {"framework": "pytorch", "image": "img:1"}
 names = st.text(min_size=1, max_size=300)
 whole = garbage | st.text(max_size=300) | st.dictionaries(st.text(), st.text(), min_size=50, max_size=60)
 
@@ -90,6 +91,8 @@ def test_any_json_is_answered(kind: str, name: str, spec: Any, status: Any) -> N
 
 
 @given(resources, whole)
+@example(resource("TrainingJob", "a", JOB), {"failure": "", "restarts": "x", "startTime": 5})
+@example(resource("TrainingJob", "a", JOB), {"failure": {}, "restarts": [], "startTime": {}})
 def test_a_status_of_another_shape_is_replaced_by_ours(wanted: Manifest, status: Any) -> None:
     wanted = {**wanted, "status": status}
     plan = plan_of(wanted, Observed())

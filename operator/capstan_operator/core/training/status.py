@@ -128,14 +128,14 @@ def invalid(resource: Manifest, finding: Finding, now: datetime) -> Manifest:
 def _status(facts: Facts, phase: str, told: list[Condition]) -> Manifest:
     old = get.mapping(facts.resource, "status")
     generation = get.number(facts.resource, "metadata", "generation")
-    kept: Manifest = {key: old[key] for key in ("restarts", "failure") if key in old}
+    kept = {key: found for key in ("restarts", "failure") if (found := get.mapping(old, key))}
     return {
         "phase": phase,
         "conditions": conditions.merged(old, [*told, _supervision(facts.spec)], generation, facts.now),
         "observedGeneration": generation,
         "attempt": facts.attempt,
         "replicas": {children.ROLE: _replicas(facts)},
-        "startTime": old.get("startTime") or get.timestamp(facts.now),
+        "startTime": get.text(old, "startTime") or get.timestamp(facts.now),
         **kept,
     }
 

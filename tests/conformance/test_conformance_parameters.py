@@ -124,13 +124,14 @@ def test_a_full_queue_refuses(client, target, busy):
     assert all("queue size" in message for message in refused)
 
 
-def test_the_important_overtake(target, busy):
+def test_the_important_overtake(target, busy, half_a_second):
     """The first served waits longest, but one that is more important goes before."""
+    some_time = half_a_second // 4  # each takes so long that answers are not seen in another order
     target.needs("queue")
     order = []
 
     def one(priority):
-        tensor = {"name": "n", "datatype": "INT64", "shape": [1, 1], "data": [1]}
+        tensor = {"name": "n", "datatype": "INT64", "shape": [1, 1], "data": [some_time]}
         body = {"inputs": [tensor], "parameters": {"priority": priority}}
         status, answer = target.json("POST", "/v2/models/queue/infer", body)
         assert status == 200, answer

@@ -61,6 +61,10 @@ pub fn parse(input: &[u8]) -> Result<Option<(Head, usize)>, Refusal> {
         Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(TOO_LARGE),
         Err(_) => return Err(bad("the request is not well-formed HTTP/1.1")),
     };
+    // The parser takes a bare LF for the end of a line; others do not.
+    if bare_line_feed(&input[..length]) {
+        return Err(bad("a line of the headers does not end in CRLF"));
+    }
     let mut request = Request::new(Bytes::new());
     let target = parsed.path.unwrap_or_default();
     *request.uri_mut() =
@@ -96,6 +100,13 @@ pub fn parse(input: &[u8]) -> Result<Option<(Head, usize)>, Refusal> {
         request,
     };
     Ok(Some((head, length)))
+}
+
+fn bare_line_feed(head: &[u8]) -> bool {
+    head.starts_with(b"\n")
+        || head
+            .windows(2)
+            .any(|pair| pair[1] == b'\n' && pair[0] != b'\r')
 }
 
 fn framing(headers: &HeaderMap, newest: bool) -> Result<Framing, Refusal> {
@@ -174,6 +185,8 @@ mod tests {
             &["X: y", " Content-Length: 7"],
             &["X: y\r\n\tz", "Content-Length: 7"],
             &["X: y\rContent-Length: 7"],
+            &["X: y\nContent-Length: 7"],
+            &["X: y\n"],
             &["X: \0"],
             &["Transfer-Encoding: gzip, chunked"],
             &["Transfer-Encoding: chunked, chunked"],
@@ -185,6 +198,13 @@ mod tests {
         ];
         for lines in doubtful {
             assert_eq!(framed(lines), Err(StatusCode::BAD_REQUEST), "{lines:?}");
+        }
+        for head in [
+            "\nGET / HTTP/1.1\r\nHost: x\r\n\r\n",
+            "GET / HTTP/1.1\nHost: x\n\n",
+        ] {
+            let refusal = parse(head.as_bytes()).unwrap_err();
+            assert_eq!(refusal.status, StatusCode::BAD_REQUEST, "{head:?}");
         }
         let old = ["POST / HTTP/1.0", "Transfer-Encoding: chunked"];
         assert_eq!(parsed(&old).unwrap_err().status, StatusCode::BAD_REQUEST);

@@ -9,12 +9,15 @@ use bytes::{Buf, BytesMut};
 const MAX_EXTRA: usize = 16 * 1024;
 /// A body of tiny chunks costs more to read than it is worth.
 const MAX_CHUNKS: usize = 1 << 17;
+/// Of a size, leading zeros included.
+const MAX_DIGITS: u8 = 16;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Before the first digit of a size.
     Start,
-    Size(u64),
+    /// With so many digits.
+    Size(u64, u8),
     Extension(u64),
     SizeEnd(u64),
     Data(u64),
@@ -89,14 +92,14 @@ impl Chunks {
                     if self.chunks > MAX_CHUNKS {
                         return Err("the body has too many chunks");
                     }
-                    State::Size(digit)
+                    State::Size(digit, 1)
                 }
                 None => return Err("a chunk's size must be hexadecimal digits"),
             },
-            (State::Size(size), b'\r') => State::SizeEnd(size),
-            (State::Size(size), b';') => State::Extension(size),
-            (State::Size(size), _) => match digit {
-                Some(digit) if size >> 56 == 0 => State::Size(size << 4 | digit),
+            (State::Size(size, _), b'\r') => State::SizeEnd(size),
+            (State::Size(size, _), b';') => State::Extension(size),
+            (State::Size(size, digits), _) => match digit {
+                Some(digit) if digits < MAX_DIGITS => State::Size(size << 4 | digit, digits + 1),
                 Some(_) => return Err("a chunk's size is beyond reason"),
                 None => return Err("a chunk's size must be hexadecimal digits"),
             },
@@ -165,6 +168,8 @@ mod tests {
             assert_eq!(decoded(text, size), Ok(Some((data, 3))), "{size}");
         }
         assert_eq!(decoded(b"0\r\n\r\n", 1), Ok(Some((vec![], 0))));
+        let padded = b"0000000000000001\r\nx\r\n0\r\n\r\n";
+        assert_eq!(decoded(padded, 64), Ok(Some((b"x".to_vec(), 0))));
     }
 
     #[test]
@@ -185,6 +190,7 @@ mod tests {
             b"1\r\na\rb",
             b"10000000000000000\r\n",
             b"ffffffffffffffffff\r\n",
+            b"00000000000000001\r\n",
             b"0\r\nT: u\n",
             b"0\r\n\n",
             b"0\r\n\rx",

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -9,7 +10,6 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use hyper::HeaderMap;
-use hyper::body::Incoming;
 use tokio::sync::mpsc;
 
 use crate::allowance::Share;
@@ -24,7 +24,10 @@ pub const PROGRESS: usize = 16 * 1024;
 pub const JOIN_BELOW: usize = 16 * 1024;
 
 /// The next piece of a body, which the request's share pays for; `None` at its end.
-pub async fn next(body: &mut Incoming, share: &mut Share) -> Result<Option<Bytes>> {
+pub async fn next<B>(body: &mut B, share: &mut Share) -> Result<Option<Bytes>>
+where
+    B: Body<Data = Bytes, Error: Display> + Unpin,
+{
     loop {
         let frame = std::future::poll_fn(|context| Pin::new(&mut *body).poll_frame(context));
         let frame = tokio::time::timeout(IDLE, frame).await.map_err(|_| {

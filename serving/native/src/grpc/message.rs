@@ -1,5 +1,6 @@
 //! gRPC's framing: each message after five bytes, a flag and a length, compressed or not.
 
+use std::fmt::Display;
 use std::pin::Pin;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -89,36 +90,61 @@ pub async fn read(state: &State, mut body: Incoming, encoding: Option<Encoding>)
 }
 
 /// The messages of a stream, one after another.
-pub struct Messages {
-    body: Incoming,
+pub struct Messages<B = Incoming> {
+    body: B,
     received: BytesMut,
     encoding: Option<Encoding>,
     limit: usize,
     /// What the bytes received so far take.
     share: Share,
+    /// A message that was taken off `received`, and is being decompressed.
+    unpacking: Option<Pin<Box<dyn Future<Output = Result<Bytes>> + Send>>>,
 }
 
-impl Messages {
-    pub fn new(state: &State, body: Incoming, encoding: Option<Encoding>) -> Self {
+impl<B> Messages<B>
+where
+    B: Body<Data = Bytes, Error: Display> + Unpin,
+{
+    pub fn new(state: &State, body: B, encoding: Option<Encoding>) -> Self {
         Self {
             body,
             received: BytesMut::new(),
             encoding,
             limit: state.max_request,
             share: state.inflight.share(),
+            unpacking: None,
         }
     }
 
     /// The next message; `None` at the end. Nothing is lost when this is dropped before it is done; between
     /// messages it waits for as long as the client likes.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        let (compressed, message) = loop {
+        loop {
+            if let Some(unpacking) = &mut self.unpacking {
+                let message = unpacking.await;
+                self.unpacking = None;
+                return message.map(Some);
+            }
             if let Some(prefix) = self.received.first_chunk::<PREFIX>() {
                 let (compressed, length) = head(*prefix, self.limit)?;
                 if self.received.len() >= PREFIX + length {
                     self.received.advance(PREFIX);
                     let message = self.received.split_to(length).freeze();
-                    break (compressed, self.share.split().pay(message));
+                    // What is left would keep the memory of the message.
+                    if self.received.len() <= length {
+                        self.received = BytesMut::from(&self.received[..]);
+                    }
+                    let message = self.share.split().pay(message);
+                    if !compressed {
+                        return Ok(Some(message));
+                    }
+                    self.unpacking = Some(Box::pin(decompressed(
+                        message,
+                        compressed,
+                        self.encoding,
+                        self.limit,
+                    )));
+                    continue;
                 }
             }
             let data = if self.received.is_empty() {
@@ -147,10 +173,7 @@ impl Messages {
                     ));
                 }
             }
-        };
-        decompressed(message, compressed, self.encoding, self.limit)
-            .await
-            .map(Some)
+        }
     }
 }
 
@@ -180,4 +203,93 @@ pub async fn framed(parts: Vec<Bytes>, encoding: Option<Encoding>) -> Result<Vec
     prefix.put_u8(flag);
     prefix.put_u32(length);
     Ok(std::iter::once(prefix.freeze()).chain(parts).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http_body::Frame;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::allowance::Allowance;
+    use crate::body::Reply;
+
+    fn messages(encoding: Option<Encoding>) -> (mpsc::Sender<Frame<Bytes>>, Messages<Reply>) {
+        let (sender, frames) = mpsc::channel(16);
+        let messages = Messages {
+            body: Reply::stream(frames),
+            received: BytesMut::new(),
+            encoding,
+            limit: 1 << 30,
+            share: Allowance::new(1 << 30).share(),
+            unpacking: None,
+        };
+        (sender, messages)
+    }
+
+    async fn send(sender: &mpsc::Sender<Frame<Bytes>>, data: &Bytes, encoding: Option<Encoding>) {
+        let parts = framed(vec![data.clone()], encoding).await.unwrap();
+        let frame = Frame::data(Bytes::from(parts.concat()));
+        sender.send(frame).await.unwrap();
+    }
+
+    #[test]
+    fn a_message_that_is_being_decompressed_is_not_lost() {
+        let gzip = Some(Encoding::Gzip);
+        let mut random = 7u64;
+        let data = Bytes::from_iter((0..1 << 16).map(|_| {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (random >> 56) as u8
+        }));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (sender, mut messages) = messages(gzip);
+            for _ in 0..3 {
+                send(&sender, &data, gzip).await;
+                // The only thread that could decompress is busy until the call has been given up.
+                let (busy, until) = std::sync::mpsc::channel::<()>();
+                let thread = tokio::task::spawn_blocking(move || until.recv());
+                tokio::select! {
+                    biased;
+                    _ = messages.next() => panic!("nobody could decompress it"),
+                    () = std::future::ready(()) => drop(busy),
+                }
+                assert!(thread.await.unwrap().is_err());
+                let next = tokio::time::timeout(Duration::from_secs(10), messages.next());
+                assert_eq!(next.await.unwrap().unwrap(), Some(data.clone()));
+            }
+            drop(sender);
+            assert_eq!(messages.next().await.unwrap(), None);
+        });
+    }
+
+    #[tokio::test]
+    async fn a_stream_does_not_hold_on_to_its_largest_message() {
+        const LARGE: usize = 1 << 20;
+        let (sender, mut messages) = messages(None);
+        for rest in [0, 3] {
+            let large = framed(vec![Bytes::from(vec![7; LARGE])], None)
+                .await
+                .unwrap();
+            let small = framed(vec![Bytes::from_static(b"small")], None)
+                .await
+                .unwrap();
+            let (large, small) = (large.concat(), small.concat());
+            let together = [&large, &small[..rest]].concat();
+            for part in [Bytes::from(together), Bytes::from(small).slice(rest..)] {
+                sender.send(Frame::data(part)).await.unwrap();
+            }
+            assert_eq!(messages.next().await.unwrap().unwrap().len(), LARGE);
+            assert!(!messages.received.try_reclaim(LARGE / 2), "{rest}");
+            assert_eq!(&messages.next().await.unwrap().unwrap()[..], b"small");
+        }
+    }
 }

@@ -46,6 +46,7 @@ pub struct Model {
 
 struct Shared {
     queue: Queue<Job>,
+    tried: here::Tried,
     /// Executions that may begin now, on whatever thread.
     free: usize,
     /// Workers that wait for work: nobody is woken while there are none.
@@ -118,6 +119,7 @@ impl Model {
                 .then(|| (Arc::clone(cache), cache.register())),
             queue: Mutex::new(Shared {
                 queue: Queue::new(scheduling, workers),
+                tried: here::Tried::default(),
                 free: workers,
                 idle: 0,
                 taken: 0,

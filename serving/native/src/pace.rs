@@ -39,10 +39,6 @@ impl Pace {
         }
     }
 
-    pub fn knows(&self) -> bool {
-        self.weight > 0.0
-    }
-
     /// How long an execution of `rows` is likely to take; nothing, as long as nothing is known.
     pub fn likely(&self, rows: usize) -> Duration {
         Duration::from_secs_f64(self.line(rows as f64))

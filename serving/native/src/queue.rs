@@ -338,6 +338,10 @@ pub fn rows<J: Job>(batch: &[Waiting<J>]) -> usize {
     batch.iter().map(|waiting| waiting.job.rows()).sum()
 }
 
+pub fn bytes<J: Job>(batch: &[Waiting<J>]) -> usize {
+    batch.iter().map(|waiting| waiting.job.bytes()).sum()
+}
+
 mod lane;
 mod objective;
 #[cfg(test)]

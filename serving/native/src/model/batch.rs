@@ -19,14 +19,14 @@ impl Model {
             first,
             taken,
         } = batch;
-        let rows = queue::rows(&requests);
+        let size = (queue::rows(&requests), queue::bytes(&requests));
         let together = match requests.len() {
             1 => None,
             _ => self.run_together(&requests),
         };
         match together {
             Some(answers) => {
-                self.finished(taken, rows);
+                self.finished(taken, size);
                 for (number, (waiting, answer)) in (first..).zip(requests.into_iter().zip(answers))
                 {
                     self.answer(number, waiting.job.reply, Ok(answer));
@@ -38,7 +38,7 @@ impl Model {
                     .into_iter()
                     .map(|waiting| self.run_alone(waiting.job))
                     .collect();
-                self.finished(taken, rows);
+                self.finished(taken, size);
                 for (number, (reply, outcome)) in (first..).zip(answers) {
                     self.answer(number, reply, outcome);
                 }
@@ -47,9 +47,11 @@ impl Model {
     }
 
     /// Another execution may begin. Whoever executed looks whether there is one.
-    fn finished(&self, taken: Instant, rows: usize) {
+    fn finished(&self, taken: Instant, (rows, bytes): (usize, usize)) {
         let mut shared = self.lock();
-        shared.queue.executed(taken, rows, Instant::now());
+        let now = Instant::now();
+        shared.queue.executed(taken, rows, now);
+        shared.tried.learn(rows, bytes, now - taken);
         shared.free += 1;
         if shared.queue.closed() {
             self.work.notify_all();

@@ -19,9 +19,27 @@ thread_local! {
     static WORK: RefCell<Vec<Arc<Model>>> = const { RefCell::new(Vec::new()) };
 }
 
+/// The most rows and bytes of executions that were short: what is larger, a worker has to try first. The pace
+/// knows nothing of bytes, and of more rows than it has seen only what it guesses.
+#[derive(Default)]
+pub(super) struct Tried {
+    rows: usize,
+    bytes: usize,
+}
+
+impl Tried {
+    pub(super) fn learn(&mut self, rows: usize, bytes: usize, took: Duration) {
+        if took <= SHORT {
+            self.rows = self.rows.max(rows);
+            self.bytes = self.bytes.max(bytes);
+        }
+    }
+}
+
 /// Whether to execute what waits costs less than to hand it to another thread.
 pub(super) fn is_short(shared: &Shared) -> bool {
-    shared.queue.likely().is_some_and(|likely| likely <= SHORT)
+    let (rows, bytes, at_most) = shared.queue.next_batch();
+    rows <= shared.tried.rows && bytes <= shared.tried.bytes && at_most <= SHORT
 }
 
 /// Let a model execute at the end of this turn; false when this thread has no event loop.
@@ -41,8 +59,19 @@ pub(super) fn schedule(model: &Arc<Model>) -> bool {
     true
 }
 
+/// Whatever ends the turn, nothing stays behind that would keep the next from being scheduled.
+struct Turn;
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let left = WORK.try_with(RefCell::take).unwrap_or_default();
+        left.iter().for_each(|model| model.work.notify_one());
+    }
+}
+
 /// Yielding lets the loop look once for what else has arrived; those who wait for that run first.
 async fn end() {
+    let _turn = Turn;
     let mut round = 0;
     loop {
         tokio::task::yield_now().await;
@@ -115,8 +144,9 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_is_short_is_executed_where_it_was_read_and_what_is_not_elsewhere() {
+    type Seen = Arc<Mutex<Vec<(ThreadId, i64)>>>;
+
+    fn witnessed(max_batch: Option<usize>) -> (Arc<Model>, Seen, Arc<Mutex<Duration>>) {
         let (seen, pause) = (Arc::default(), Arc::new(Mutex::new(Duration::ZERO)));
         let backend = Witness {
             seen: Arc::clone(&seen),
@@ -131,7 +161,7 @@ mod tests {
         let signature = Signature {
             inputs: vec![spec.clone()],
             outputs: vec![spec],
-            max_batch: Some(64),
+            max_batch,
             labels: vec![],
         };
         let model = Model::start(
@@ -140,20 +170,75 @@ mod tests {
             signature,
             Box::new(backend),
             1,
-            Scheduling::plain(Some(64), 100),
+            Scheduling::plain(max_batch, 100),
             &Arc::new(Cache::new(0)),
         )
         .unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread()
+        (model, seen, pause)
+    }
+
+    fn event_loop() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .unwrap();
+            .unwrap()
+    }
+
+    #[test]
+    fn what_is_larger_than_anything_tried_is_a_workers() {
+        let here = thread::current().id();
+        for max_batch in [Some(64), None] {
+            let (model, seen, pause) = witnessed(max_batch);
+            let runtime = event_loop();
+            let infer = |rows| {
+                let outcome = runtime.block_on(model.infer(&mut request(rows)));
+                assert_eq!(outcome.unwrap()[0].shape, [rows, 1]);
+                seen.lock().unwrap().drain(..).next().unwrap().0
+            };
+            while infer(1) != here {}
+            *pause.lock().unwrap() = Duration::from_millis(5);
+            assert!(infer(64) != here);
+            *pause.lock().unwrap() = Duration::ZERO;
+            while infer(1) != here {}
+            while infer(64) != here {}
+            model.close();
+        }
+    }
+
+    #[test]
+    fn a_turn_that_breaks_off_keeps_nobody_waiting() {
+        let (model, seen, _) = witnessed(Some(64));
+        event_loop().block_on(async {
+            while model.infer(&mut request(1)).await.is_ok()
+                && seen.lock().unwrap().pop().unwrap().0 != thread::current().id()
+            {}
+        });
+        event_loop().block_on(async {
+            WORK.with_borrow_mut(|work| work.push(Arc::clone(&model)));
+            let turn = tokio::spawn(async {
+                let _turn = Turn;
+                panic!("in the middle of a turn");
+            });
+            let mut late = request(1);
+            let answer = model.infer(&mut late);
+            let answer = tokio::time::timeout(Duration::from_secs(10), answer);
+            let (turn, answer) = tokio::join!(turn, answer);
+            assert!(turn.is_err() && answer.unwrap().is_ok());
+        });
+        assert!(WORK.with_borrow(Vec::is_empty));
+        model.close();
+    }
+
+    #[test]
+    fn what_is_short_is_executed_where_it_was_read_and_what_is_not_elsewhere() {
+        let (model, seen, pause) = witnessed(Some(64));
+        let runtime = event_loop();
         let infer = |count: usize| {
             runtime.block_on(async {
                 let requests: Vec<_> = (0..count)
                     .map(|_| {
                         let model = Arc::clone(&model);
-                        tokio::spawn(async move { model.infer(&mut request()).await })
+                        tokio::spawn(async move { model.infer(&mut request(1)).await })
                     })
                     .collect();
                 for request in requests {
@@ -167,7 +252,7 @@ mod tests {
         assert!(infer(1)[0].0 != here);
         // Once it is known to be short: here, and all of a turn together.
         while infer(1)[0].0 != here {}
-        assert_eq!(infer(5), [(here, 5)]);
+        while infer(5) != [(here, 5)] {}
         // What turns out to be long is not done here again.
         *pause.lock().unwrap() = Duration::from_millis(50);
         infer(1);
@@ -176,11 +261,11 @@ mod tests {
         assert!(model.wait(Duration::from_secs(10)));
     }
 
-    fn request() -> InferRequest {
+    fn request(rows: i64) -> InferRequest {
         InferRequest {
             inputs: vec![Tensor {
-                shape: vec![1, 1],
-                data: Bytes::from_static(b"x"),
+                shape: vec![rows, 1],
+                data: Bytes::from(vec![b'x'; rows as usize]),
             }],
             outputs: vec![Wanted::default()],
             ..InferRequest::default()

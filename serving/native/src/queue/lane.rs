@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::{Job, Waiting, rows};
+use super::{Job, Waiting, bytes, rows};
 
 pub struct Lane<J> {
     pub jobs: VecDeque<Waiting<J>>,
     pub rows: usize,
+    pub bytes: usize,
     /// None of them expires before this.
     pub earliest: Option<Instant>,
 }
@@ -17,6 +18,7 @@ impl<J> Default for Lane<J> {
         Self {
             jobs: VecDeque::new(),
             rows: 0,
+            bytes: 0,
             earliest: None,
         }
     }
@@ -25,6 +27,7 @@ impl<J> Default for Lane<J> {
 impl<J: Job> Lane<J> {
     pub fn add(&mut self, waiting: Waiting<J>) {
         self.rows += waiting.job.rows();
+        self.bytes += waiting.job.bytes();
         self.earliest = self.earliest.into_iter().chain(waiting.expires).min();
         self.jobs.push_back(waiting);
     }
@@ -32,6 +35,7 @@ impl<J: Job> Lane<J> {
     pub fn remove(&mut self, index: usize) -> Option<Waiting<J>> {
         let removed = self.jobs.remove(index)?;
         self.rows -= removed.job.rows();
+        self.bytes -= removed.job.bytes();
         Some(removed)
     }
 
@@ -42,6 +46,7 @@ impl<J: Job> Lane<J> {
         });
         self.jobs.extend(kept);
         self.rows -= rows(&late);
+        self.bytes -= bytes(&late);
         self.earliest = self.jobs.iter().filter_map(|waiting| waiting.expires).min();
         late
     }

@@ -79,10 +79,20 @@ impl<J: Job> Queue<J> {
         }
     }
 
-    /// How long the next batch is likely to take; `None` as long as nothing is known.
-    pub fn likely(&self) -> Option<Duration> {
-        let rows = self.length.clamp(1, self.most_rows());
-        self.pace.knows().then(|| self.pace.likely(rows))
+    /// The rows and bytes of the next batch, and how long it takes, at most.
+    pub fn next_batch(&self) -> (usize, usize, Duration) {
+        let mut jobs = self.lanes.values().flat_map(|lane| &lane.jobs);
+        let Some(first) = jobs.find(|waiting| !waiting.job.gone()) else {
+            return (0, 0, Duration::ZERO);
+        };
+        let (mut rows, mut bytes) = (first.job.rows(), first.job.bytes());
+        if self.scheduling.max_rows.is_some() {
+            let waiting_rows: usize = self.lanes.values().map(|lane| lane.rows).sum();
+            let waiting_bytes: usize = self.lanes.values().map(|lane| lane.bytes).sum();
+            rows = waiting_rows.min(self.most_rows().max(rows));
+            bytes = waiting_bytes.min(MERGE_UP_TO.max(bytes));
+        }
+        (rows, bytes, self.pace.at_most(rows))
     }
 
     /// A batch that was taken at `since` has been executed.

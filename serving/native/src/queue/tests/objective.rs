@@ -171,6 +171,25 @@ fn batches_take_half_of_the_objective_at_most() {
 }
 
 #[test]
+fn the_next_batch_is_told_by_its_rows_and_bytes() {
+    let now = Instant::now();
+    let next = |rules, rows: &[usize]| {
+        let mut queue = Queue::new(rules, 1);
+        queue.pace.learn(1, ms(1));
+        for &rows in rows {
+            queue.push(fake(0, rows, 0), 0, None, now).unwrap();
+        }
+        queue.next_batch()
+    };
+    let batched = || Scheduling::plain(Some(MAX_ROWS), 100);
+    assert_eq!(next(batched(), &[]), (0, 0, ms(0)));
+    assert_eq!(next(batched(), &[1, 2]), (3, 3, ms(3)));
+    assert_eq!(next(batched(), &[5, 5]), (8, 10, ms(8)));
+    assert_eq!(next(batched(), &[10_000]), (10_000, 10_000, ms(10_000)));
+    assert_eq!(next(Scheduling::plain(None, 100), &[1, 1]).0, 1);
+}
+
+#[test]
 fn an_objective_that_cannot_be_met_is_tried_while_idle() {
     let now = Instant::now();
     let mut rules = Scheduling::plain(Some(MAX_ROWS), 100);

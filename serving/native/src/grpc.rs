@@ -29,7 +29,7 @@ use crate::protobuf;
 use crate::reply;
 use crate::state::{State, parse_version};
 
-use message::{decode, encode};
+use message::{decode, decode_infer, encode};
 
 const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -160,7 +160,9 @@ impl Call<'_> {
             .unwrap_or((path, ""));
         let state = self.state;
         match (service, method) {
-            (SERVICE, "ModelInfer") => infer(state, self.decode().await?, HashMap::new()).await,
+            (SERVICE, "ModelInfer") => {
+                infer(state, decode_infer(self.read().await?)?, HashMap::new()).await
+            }
             (SERVICE, "ServerLive") => {
                 self.read().await?;
                 Ok(encode(&YesOrNo { yes: true }))

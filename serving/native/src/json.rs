@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::bounds;
 use crate::elements;
 use crate::error::{Failure, Result};
 use crate::reply::{self, Carrier};
@@ -24,9 +25,9 @@ type RequestParameters<'a> = HashMap<Cow<'a, str>, serde_json::Value>;
 struct Request<'a> {
     #[serde(borrow, default)]
     id: Cow<'a, str>,
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "bounds::few")]
     inputs: Vec<Input<'a>>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "bounds::few")]
     outputs: Vec<Output<'a>>,
     #[serde(borrow, default)]
     parameters: RequestParameters<'a>,

@@ -5,6 +5,7 @@
 
 pub mod allowance;
 pub mod body;
+pub mod bounds;
 pub mod cache;
 pub mod classification;
 pub mod compression;

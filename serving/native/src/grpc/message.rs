@@ -11,8 +11,10 @@ use prost::Message;
 
 use crate::allowance::Share;
 use crate::body;
+use crate::bounds;
 use crate::compression::{self, Encoding};
 use crate::error::{Failure, Result};
+use crate::proto::ModelInferRequest;
 use crate::state::State;
 use crate::tensor::Buffer;
 
@@ -180,6 +182,12 @@ where
 pub fn decode<M: Message + Default>(bytes: Bytes) -> Result<M> {
     M::decode(bytes)
         .map_err(|error| Failure::invalid(format!("failed to parse the message: {error}")))
+}
+
+/// A request, unless it asks for more than its bytes are worth.
+pub fn decode_infer(bytes: Bytes) -> Result<ModelInferRequest> {
+    bounds::check(&bytes)?;
+    decode(bytes)
 }
 
 pub fn encode<M: Message>(message: &M) -> Vec<Bytes> {

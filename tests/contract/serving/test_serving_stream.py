@@ -126,13 +126,15 @@ def test_the_aio_client_streams(server):
     assert asyncio.run(run()) == list(range(20))
 
 
-def test_a_broken_message_ends_the_stream(server):
+def test_a_broken_message_ends_the_stream_after_the_answers_to_the_others(server):
     with grpc.insecure_channel(server.grpc) as channel:
         call = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
-        good = request().SerializeToString()
-        answers = call(iter([good, b"\xff\xff\xff"]), timeout=60)
+        slow, good = spin(500).SerializeToString(), request().SerializeToString()
+        answers = call(iter([slow, good, b"\xff\xff\xff", good]), timeout=60)
+        assert b"spin" in next(answers)
+        assert b"identity_fp32" in next(answers)
         with pytest.raises(grpc.RpcError) as caught:
-            list(answers)
+            next(answers)
         assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 

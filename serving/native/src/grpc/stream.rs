@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use crate::body::Reply;
 use crate::compression::Encoding;
 use crate::error::{Code, Failure, Result};
-use crate::grpc::message::{Messages, decode, encode, framed};
+use crate::grpc::message::{Messages, decode_infer, encode, framed};
 use crate::proto::{
     Choice, HealthCheckResponse, INFER_RESPONSE, InferParameter, ModelInferRequest,
     ModelInferResponse, ModelStreamInferResponse,
@@ -87,6 +87,8 @@ impl Stream<'_> {
         let mut pending: VecDeque<Pending> = VecDeque::new();
         let mut changes = state.changes();
         let mut reading = !state.draining();
+        // Why the rest of the stream cannot be read. What came before is answered first.
+        let mut broken = None;
         while reading || !pending.is_empty() {
             tokio::select! {
                 // The client is gone; what it asked for goes with it.
@@ -95,16 +97,20 @@ impl Stream<'_> {
                     pending.pop_front();
                     self.respond(id, answer).await?;
                 }
-                message = messages.next(), if reading && pending.len() < PENDING => match message? {
-                    None => reading = false,
-                    Some(message) => pending.push_back(begin(state, decode(message)?)),
-                },
+                message = messages.next(), if reading && pending.len() < PENDING => {
+                    match message.and_then(|message| message.map(decode_infer).transpose()) {
+                        Ok(None) => reading = false,
+                        Ok(Some(request)) => pending.push_back(begin(state, request)),
+                        Err(failure) => (reading, broken) = (false, Some(failure)),
+                    }
+                }
                 _ = changes.changed(), if reading => reading = !state.draining(),
             }
         }
-        match state.draining() {
-            true => Err(Failure::unavailable("the server is shutting down")),
-            false => Ok(()),
+        match broken {
+            Some(failure) => Err(failure),
+            None if state.draining() => Err(Failure::unavailable("the server is shutting down")),
+            None => Ok(()),
         }
     }
 

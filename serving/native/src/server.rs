@@ -128,7 +128,7 @@ impl IoThreads {
         let mut handles = Vec::with_capacity(count);
         for index in 0..count {
             let runtime = tokio::runtime::Builder::new_current_thread()
-                .max_blocking_threads(4)
+                .max_blocking_threads(32)
                 .enable_all()
                 .build()?;
             handles.push(runtime.handle().clone());

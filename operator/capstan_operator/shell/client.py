@@ -87,7 +87,10 @@ class KubernetesApi:
         self._metrics = metrics
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, at once: what waits for TLS to end politely outlives the event loop."""
+        pool = self._client.rest_client.pool_manager
+        if pool is not None and pool.connector is not None:
+            await pool.connector.close(abort_ssl=True)
         await self._client.close()
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:

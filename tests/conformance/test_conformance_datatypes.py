@@ -8,24 +8,10 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from tritonclient.grpc import service_pb2
 
-from tests.conformance.models import DATATYPES
+from tests.conformance.models import CONTENTS, DATATYPES
 from tests.conformance.target import equal, not_offered, sample
 
 IN_JSON = [name for name in DATATYPES if name not in ("FP16", "BF16")]
-CONTENTS = {
-    "BOOL": "bool_contents",
-    "UINT8": "uint_contents",
-    "UINT16": "uint_contents",
-    "UINT32": "uint_contents",
-    "UINT64": "uint64_contents",
-    "INT8": "int_contents",
-    "INT16": "int_contents",
-    "INT32": "int_contents",
-    "INT64": "int64_contents",
-    "FP32": "fp32_contents",
-    "FP64": "fp64_contents",
-    "BYTES": "bytes_contents",
-}
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)

@@ -14,6 +14,8 @@ import tritonclient.http.aio as triton_http_aio
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
+from tests.conformance.models import CONTENTS
+
 CLIENTS = ["http", "grpc", "http.aio", "grpc.aio"]
 MODULES = {
     "http": triton_http,
@@ -120,22 +122,6 @@ def test_every_datatype_in_json(server, datatype):
         values = values.astype(object)
     np.testing.assert_array_equal(values, array)
     client.close()
-
-
-CONTENTS = {
-    "BOOL": "bool_contents",
-    "UINT8": "uint_contents",
-    "UINT16": "uint_contents",
-    "UINT32": "uint_contents",
-    "UINT64": "uint64_contents",
-    "INT8": "int_contents",
-    "INT16": "int_contents",
-    "INT32": "int_contents",
-    "INT64": "int64_contents",
-    "FP32": "fp32_contents",
-    "FP64": "fp64_contents",
-    "BYTES": "bytes_contents",
-}
 
 
 @pytest.mark.parametrize("datatype", CONTENTS)

@@ -12,8 +12,6 @@ from capstan_operator.api.common import (
     TEMPLATE,
     Accelerator,
     ClaimURI,
-    Conditions,
-    Digest,
     Duration,
     EnvFromSource,
     EnvVar,
@@ -22,6 +20,7 @@ from capstan_operator.api.common import (
     Resources,
 )
 from capstan_operator.api.sources import DATA_ONCE, DataSource
+from capstan_operator.api.training_status import TrainingJobStatus
 
 KIND = "TrainingJob"
 PLURAL = "trainingjobs"
@@ -154,85 +153,6 @@ class TrainingJobSpec(Model):
     )
 
     rules = (ACCELERATOR_ONCE, *DATA_ONCE)
-
-
-class ReplicaStatus(Model):
-    """How many pods of a role there are."""
-
-    desired: int = Field(description="Wanted.")
-    ready: int = Field(description="Running.")
-    succeeded: int = Field(description="Ended well.")
-    failed: int = Field(description="Ended badly.")
-
-
-class Failure(Model):
-    """The first pod that failed, in the last attempt that did."""
-
-    class_: Literal["user", "outOfMemory", "infrastructure"] = Field(
-        alias="class",
-        description=(
-            "Whose it is: the program's or the spec's (user), too little memory (outOfMemory), or a node's,"
-            " an"
-            " eviction's or a deletion's (infrastructure), after which the job is restarted."
-        ),
-    )
-    attempt: int = Field(description="The attempt that failed.")
-    pod: str | None = Field(None, description="The pod's name.")
-    node: str | None = Field(None, description="The node it was on.")
-    container: str | None = Field(None, description="The container that failed.")
-    exit_code: int | None = Field(None, description="Its exit code; 128 and more: ended by a signal.")
-    reason: str = Field(description="Why, in one CamelCase word.")
-    message: str = Field(description="Why, in a sentence, and what to do.")
-    log: str | None = Field(None, description="The last lines it wrote.")
-
-
-class Restarts(Model):
-    """How often the job was restarted, by the class of failure."""
-
-    infrastructure: int = Field(
-        0, description="After a node's failure, an eviction or a deletion. 3 at most."
-    )
-
-
-class OutputStatus(Model):
-    """The model the job has left."""
-
-    uri: str = Field(description="The model's file, as pvc://<claim>/<path>/model.onnx.")
-    digest: Digest | None = Field(None, description="Its digest, when the command was supervised.")
-
-
-class TrainingJobStatus(Model):
-    """What has become of the job."""
-
-    phase: Literal["Pending", "Initializing", "Running", "Restarting", "Succeeded", "Failed"] | None = Field(
-        None,
-        description=(
-            "Where the job is: Pending (no room, no image: see conditions), Initializing, Running,"
-            " Restarting (a new"
-            " attempt begins), Succeeded, Failed. The last two are final."
-        ),
-    )
-    conditions: Conditions | None = None
-    observed_generation: int | None = Field(
-        None,
-        description="The metadata.generation this status is about.",
-        json_schema_extra={"format": "int64"},
-    )
-    attempt: int | None = Field(None, description="Which attempt this is, from 1.")
-    restarts: Restarts | None = Field(None, description="How often the job was restarted, and why.")
-    replicas: dict[str, ReplicaStatus] | None = Field(
-        None, description="How many pods there are, by role (worker)."
-    )
-    failure: Failure | None = Field(
-        None, description="The first pod that failed, in the last attempt that did."
-    )
-    output: OutputStatus | None = Field(None, description="The model, once the job has succeeded.")
-    start_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = Field(
-        None, description="When the job was first acted on."
-    )
-    completion_time: Annotated[str, Field(json_schema_extra={"format": "date-time"})] | None = Field(
-        None, description="When it succeeded or failed."
-    )
 
 
 class TrainingJob(Model):

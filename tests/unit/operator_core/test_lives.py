@@ -7,7 +7,10 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import jsonschema
 import pytest
+from capstan_operator.api.crd import schema
+from capstan_operator.api.training_job import TrainingJob
 from capstan_operator.core import drift
 from capstan_operator.core.conflicts import with_conflict, with_rejection
 from capstan_operator.core.kinds import KINDS
@@ -274,6 +277,23 @@ def test_a_gang_that_loses_a_pod_starts_again_when_the_old_is_gone() -> None:
     world.run(world.controller("Job"), 2)
     world.step()
     assert world.ready() == ("True", "Running")
+
+
+def test_what_the_program_has_told_outlives_an_attempt() -> None:
+    told = {
+        "progress": {"step": 8, "percent": 40, "metrics": {"loss": 0.5}, "time": "2026-01-01T00:00:00Z"},
+        "checkpoint": {"step": 5, "time": "2026-01-01T00:00:00Z", "uri": "pvc://c/k/5"},
+    }
+    world = training()
+    world.step()
+    world.run(world.controller("Job"), 2)
+    world.step()
+    world.status.update(told)
+    world.children["Pod", "digits-worker-1-1"]["metadata"] |= {"deletionTimestamp": world.now.isoformat()}
+    for _ in range(3):
+        world.step()
+        assert {key: world.status[key] for key in told} == told
+    jsonschema.validate(world.status, schema(TrainingJob)["properties"]["status"])
 
 
 def test_pods_of_a_dead_node_are_not_waited_for_for_ever() -> None:

@@ -22,6 +22,8 @@ FINAL: Final = frozenset({SUCCEEDED, FAILED})
 SUPERVISED: Final = "Supervised"
 #: kstatus: it will not become ready by itself.
 STALLED: Final = "Stalled"
+#: What outlives a pass: it was decided before, or the program has told it.
+_KEPT: Final = ("restarts", "failure", "progress", "checkpoint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ def invalid(resource: Manifest, finding: Finding, now: datetime) -> Manifest:
 def _status(facts: Facts, phase: str, told: list[Condition]) -> Manifest:
     old = get.mapping(facts.resource, "status")
     generation = get.number(facts.resource, "metadata", "generation")
-    kept = {key: found for key in ("restarts", "failure") if (found := get.mapping(old, key))}
+    kept = {key: found for key in _KEPT if (found := get.mapping(old, key))}
     return {
         "phase": phase,
         "conditions": conditions.merged(old, [*told, _supervision(facts.spec)], generation, facts.now),

@@ -1,0 +1,113 @@
+"""What has become of a TrainingJob: its status."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from capstan_operator.api.base import Model
+from capstan_operator.api.common import Conditions, Digest
+
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+Step = Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})]
+
+
+class ReplicaStatus(Model):
+    """How many pods of a role there are."""
+
+    desired: int = Field(description="Wanted.")
+    ready: int = Field(description="Running.")
+    succeeded: int = Field(description="Ended well.")
+    failed: int = Field(description="Ended badly.")
+
+
+class Failure(Model):
+    """The first pod that failed, in the last attempt that did."""
+
+    class_: Literal["user", "outOfMemory", "infrastructure"] = Field(
+        alias="class",
+        description=(
+            "Whose it is: the program's or the spec's (user), too little memory (outOfMemory), or a node's,"
+            " an"
+            " eviction's or a deletion's (infrastructure), after which the job is restarted."
+        ),
+    )
+    attempt: int = Field(description="The attempt that failed.")
+    pod: str | None = Field(None, description="The pod's name.")
+    node: str | None = Field(None, description="The node it was on.")
+    container: str | None = Field(None, description="The container that failed.")
+    exit_code: int | None = Field(None, description="Its exit code; 128 and more: ended by a signal.")
+    reason: str = Field(description="Why, in one CamelCase word.")
+    message: str = Field(description="Why, in a sentence, and what to do.")
+    log: str | None = Field(None, description="The last lines it wrote.")
+
+
+class Restarts(Model):
+    """How often the job was restarted, by the class of failure."""
+
+    infrastructure: int | None = Field(
+        None, description="After a node's failure, an eviction or a deletion. 3 at most."
+    )
+
+
+class Progress(Model):
+    """How far the program has come, as it has reported last."""
+
+    step: Step = Field(description="The step it has done.")
+    total_steps: Step | None = Field(None, description="How many there are to do.")
+    percent: int | None = Field(None, ge=0, le=100, description="How much of it is done.")
+    eta: Time | None = Field(None, description="When it will be done, if it goes on as fast.")
+    metrics: dict[Annotated[str, Field(max_length=63)], float] | None = Field(
+        None, description="What it measured last, such as {loss: 0.12}.", max_length=32
+    )
+    time: Time = Field(description="When it was reported.")
+
+
+class CheckpointStatus(Model):
+    """The newest state that the program has saved, as it has reported."""
+
+    step: Step = Field(description="The step it was saved after.")
+    time: Time = Field(description="When it was saved.")
+    uri: str | None = Field(None, description="Where it is, as pvc://<claim>/<path>.", max_length=1024)
+
+
+class OutputStatus(Model):
+    """The model the job has left."""
+
+    uri: str = Field(description="The model's file, as pvc://<claim>/<path>/model.onnx.")
+    digest: Digest | None = Field(None, description="Its digest, when the command was supervised.")
+
+
+class TrainingJobStatus(Model):
+    """What has become of the job."""
+
+    phase: Literal["Pending", "Initializing", "Running", "Restarting", "Succeeded", "Failed"] | None = Field(
+        None,
+        description=(
+            "Where the job is: Pending (no room, no image: see conditions), Initializing, Running,"
+            " Restarting (a new"
+            " attempt begins), Succeeded, Failed. The last two are final."
+        ),
+    )
+    conditions: Conditions | None = None
+    observed_generation: int | None = Field(
+        None,
+        description="The metadata.generation this status is about.",
+        json_schema_extra={"format": "int64"},
+    )
+    attempt: int | None = Field(None, description="Which attempt this is, from 1.")
+    restarts: Restarts | None = Field(None, description="How often the job was restarted, and why.")
+    replicas: dict[str, ReplicaStatus] | None = Field(
+        None, description="How many pods there are, by role (worker)."
+    )
+    progress: Progress | None = Field(None, description="How far the program has come, as it reports itself.")
+    checkpoint: CheckpointStatus | None = Field(
+        None, description="The newest state the program has saved, as it reports itself."
+    )
+    failure: Failure | None = Field(
+        None, description="The first pod that failed, in the last attempt that did."
+    )
+    output: OutputStatus | None = Field(None, description="The model, once the job has succeeded.")
+    start_time: Time | None = Field(None, description="When the job was first acted on.")
+    completion_time: Time | None = Field(None, description="When it succeeded or failed.")

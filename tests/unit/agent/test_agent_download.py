@@ -34,6 +34,34 @@ def test_a_size_that_is_a_lie_takes_no_memory(tmp_path, monkeypatch):
     assert peak < 4 << 20
 
 
+@pytest.mark.timeout(30)
+def test_a_reader_that_ends_unforeseen_ends_the_download(tmp_path, monkeypatch):
+    """And what had come before stays, to go on with."""
+    monkeypatch.setattr(download, "CHUNK", 4)
+
+    def read(start, _stop, _room):
+        if start == 8:
+            raise MemoryError("no room for a buffer")
+        yield b"abcd"
+
+    file = File(PurePosixPath("a"), 40, "a", read, "tag", ranges=True)
+    with pytest.raises(MemoryError, match="no room for a buffer"):
+        download.download([Wanted(file, tmp_path / "a")], Progress(40, quiet, lambda: 0.0))
+    assert (tmp_path / "a").read_bytes() == b"abcdabcd"
+
+
+@pytest.mark.timeout(30)
+def test_a_digest_that_cannot_be_made_ends_the_download(tmp_path, monkeypatch):
+    class Broken:
+        def update(self, _data):
+            raise MemoryError("no room for a digest")
+
+    monkeypatch.setattr(download.hashlib, "sha256", Broken)
+    file = File(PurePosixPath("a"), 4, "a", lambda *_: iter([b"abcd"]), "tag", ranges=True)
+    with pytest.raises(MemoryError, match="no room for a digest"):
+        download.download([Wanted(file, tmp_path / "a", hashed=True)], Progress(4, quiet, lambda: 0.0))
+
+
 def test_what_finds_no_room_is_not_begun(tmp_path, monkeypatch):
     file = File(PurePosixPath(), 10**18, "s3://models/a.onnx", away)
     monkeypatch.setitem(SOURCES, "s3", lambda _uri, _places: Listing((file,), single=True, name="a.onnx"))

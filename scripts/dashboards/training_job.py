@@ -33,7 +33,7 @@ def dashboard() -> builders.Dashboard:
         number("Reason", "The reason of its condition Ready.", "short", f"capstan_trainingjob_status_reason{{{IT}}}", legend="{{reason}}"),
         number("Duration", "From the first pass over it to its end, or until now.", "s", f"({END} or time() * (1 + 0 * {START})) - {START}"),
         number("Attempt", "The attempt it is in; each change of the spec and each restart begins one.", "short", f"capstan_trainingjob_attempt{{{IT}}}"),
-        number("Restarts", "Restarts after failures that were not the program's; three at most.", "short", f"capstan_trainingjob_restarts_total{{{IT}}}", levels={0: GREEN, 1: YELLOW, 3: RED}),
+        number("Restarts", "Restarts after failures. How many of them there may be is in spec.failurePolicy.", "short", f"capstan_trainingjob_restarts_total{{{IT}}}", levels={0: GREEN, 1: YELLOW, 3: RED}),
         number("Last output", "How long ago a replica last wrote anything.", "s", f"time() - max(max_over_time(capstan_agent_last_output_timestamp_seconds{{{IT}}}[$__range]))"),
         row("Replicas"),
         lines("Replicas", "Replicas that run, and that are wanted.", "short", {"running": f"capstan_trainingjob_replicas_ready{{{IT}}}", "wanted": f"capstan_trainingjob_replicas_desired{{{IT}}}"}),

@@ -24,9 +24,11 @@ def test_the_custom_training_job(installed, kube: Kube, namespace: str) -> None:
     assert "Hello from hello-worker-1-2.hello-peers" in said
 
 
-@pytest.mark.parametrize("name", ["inferenceservice-s3.yaml", "trainingjob-data.yaml"])
+@pytest.mark.parametrize(
+    "name", ["inferenceservice-s3.yaml", "trainingjob-data.yaml", "trainingjob-resilient.yaml"]
+)
 def test_what_comes_from_elsewhere_is_accepted(installed, kube: Kube, namespace: str, name: str) -> None:
-    """There is no such bucket and no such host here, so the API server alone is asked."""
+    """There is no such bucket, host or node here, so the API server alone is asked."""
     accepted = kube.run(
         "apply",
         "--dry-run=server",

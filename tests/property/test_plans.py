@@ -17,6 +17,7 @@ from capstan_operator.core.model import Kind, Manifest, Observed, Plan, Settings
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+AT = "2026-01-01T00:00:00Z"
 NOW = datetime(2026, 1, 1, 0, 10, tzinfo=UTC)
 SETTINGS = Settings(agent_image="agent:1", serving_image="serving:1")
 BY_KIND: dict[str, Kind] = {kind.kind: kind for kind in KINDS}
@@ -89,6 +90,14 @@ training_specs = st.fixed_dictionaries(
         "output": st.fixed_dictionaries({"uri": uris}),
         "data": st.lists(data_items, max_size=4, unique_by=lambda item: item["name"]),
         "supervise": st.booleans(),
+        "failurePolicy": st.fixed_dictionaries(
+            {},
+            optional={
+                "user": st.fixed_dictionaries({"maxRestarts": st.integers(0, 2)}),
+                "outOfMemory": st.just({"maxRestarts": 2, "env": [{"name": "A", "value": "2"}]}),
+                "infrastructure": st.fixed_dictionaries({"maxRestarts": st.integers(0, 9)}),
+            },
+        ),
         **common,
     },
 )
@@ -218,7 +227,10 @@ def situations(draw: st.DrawFn) -> tuple[Manifest, Observed]:
             optional={
                 "attempt": st.integers(1, 3),
                 "phase": st.sampled_from(["Pending", "Running", "Restarting"]),
-                "restarts": st.fixed_dictionaries({"infrastructure": st.integers(0, 3)}),
+                "restarts": st.fixed_dictionaries(
+                    {"infrastructure": st.integers(0, 3)}, optional={"outOfMemory": st.integers(1, 2)}
+                ),
+                "checkpoint": st.fixed_dictionaries({"step": st.integers(0, 9), "time": st.just(AT)}),
                 "revisions": st.just({"stable": {"hash": "abcdef12", "ready": 1}}),
             },
         )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from capstan_operator.api.training_policies import FailurePolicy
 from capstan_operator.core import labels
 from capstan_operator.core.model import Manifest
-from capstan_operator.core.policies.restart import BUDGETS
+from capstan_operator.core.policies.restart import CLASSES, maximum
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
@@ -12,7 +13,13 @@ from tests.property.simulated.controllers import is_deleted, is_terminal
 from tests.property.simulated.world import World, lives, numbers
 
 NAME = "job"
-INFRASTRUCTURE = "infrastructure"
+#: How programs end, and whose failure that is.
+BLAMED = {"user": "user", "out of memory": "outOfMemory"}
+POLICIES = (
+    {},
+    {"user": {"maxRestarts": 1}, "infrastructure": {"maxRestarts": 1}},
+    {"outOfMemory": {"maxRestarts": 2, "env": [{"name": "SMALLER", "value": "1"}]}},
+)
 FINAL = ("Succeeded", "Failed")
 
 
@@ -22,17 +29,18 @@ class TrainingJobs(World):
     def __init__(self) -> None:
         super().__init__()
         self.blamed: dict[str, set[str]] = {}
+        self.charged: set[str] = set()
 
-    @initialize(replicas=st.integers(1, 2))
-    def somebody_creates_it(self, replicas: int) -> None:
-        self.create(replicas)
+    @initialize(replicas=st.integers(1, 2), policy=st.sampled_from(POLICIES))
+    def somebody_creates_it(self, replicas: int, policy: Manifest) -> None:
+        self.create(replicas, policy)
 
-    @rule(replicas=st.integers(1, 2))
-    def somebody_creates_it_again(self, replicas: int) -> None:
+    @rule(replicas=st.integers(1, 2), policy=st.sampled_from(POLICIES))
+    def somebody_creates_it_again(self, replicas: int, policy: Manifest) -> None:
         if self.cluster.get("TrainingJob", NAME) is None:
-            self.create(replicas)
+            self.create(replicas, policy)
 
-    def create(self, replicas: int) -> None:
+    def create(self, replicas: int, policy: Manifest) -> None:
         self.cluster.write(
             {
                 "apiVersion": "capstan.dev/v1alpha1",
@@ -44,6 +52,7 @@ class TrainingJobs(World):
                     "command": ["train"],
                     "replicas": replicas,
                     "output": {"uri": "pvc://a/b"},
+                    "failurePolicy": policy,
                 },
             }
         )
@@ -56,9 +65,9 @@ class TrainingJobs(World):
     @rule(number=numbers, how=st.sampled_from(["ok", "user", "out of memory", "killed", "terminated"]))
     def a_program_ends(self, number: int, how: str) -> None:
         if (pod := self.child(("Pod",), number)) and pod["status"]["phase"] == "Running":
-            if how in ("user", "out of memory"):
+            if how in BLAMED:
                 uid = pod["metadata"]["ownerReferences"][0]["uid"]
-                self.blamed.setdefault(uid, set()).add(how)
+                self.blamed.setdefault(uid, set()).add(BLAMED[how])
             self.controllers.end(pod, how)
 
     @rule(number=numbers)
@@ -77,17 +86,36 @@ class TrainingJobs(World):
         if before.get("phase") in FINAL and now["phase"] != before["phase"]:
             return "what is final stays"
         was, is_now = before.get("attempt", 1), now.get("attempt", 1)
-        spent = before.get("restarts", {}).get(INFRASTRUCTURE, 0)
-        spends = now.get("restarts", {}).get(INFRASTRUCTURE, 0)
         if is_now not in (was, was + 1):
             return f"attempt {was} is followed by {is_now}"
-        if spends not in (spent, spent + 1) or spends > BUDGETS[INFRASTRUCTURE]:
+        spent, spends = (sum(s.get("restarts", {}).values()) for s in (before, now))
+        if spends not in (spent, spent + 1):
             return f"{spent} restarts are followed by {spends}"
-        if spends > spent and (is_now == was or now["failure"]["attempt"] != was):
-            return "a restart is spent on one failure of one attempt"
+        if spends > spent:
+            return self.wrongly_charged(before, after)
         if is_now > was and spends == spent and after["spec"]["image"] == self.image_of(was):
             return "an attempt begins without a reason"
         return None
+
+    def wrongly_charged(self, before: Manifest, after: Manifest) -> str | None:
+        """What is wrong with a restart that is charged."""
+        now, failure = after["status"], after["status"]["failure"]
+        class_, was = failure["class"], before.get("attempt", 1)
+        counts, towards = now["restarts"], now["restartsCountTowardsMax"]
+        if now["attempt"] != was + 1 or failure["attempt"] != was:
+            return "a restart is spent on one failure of one attempt"
+        if counts[class_] != before.get("restarts", {}).get(class_, 0) + 1:
+            return "another class is charged"
+        if towards[class_] > self.budget(after, class_):
+            return f"{towards} restarts are more than there are"
+        if failure["jobUID"] in self.charged:
+            return "one failure is charged twice"
+        self.charged.add(failure["jobUID"])
+        return None
+
+    def budget(self, owner: Manifest, class_: str) -> int:
+        policy = FailurePolicy.model_validate(owner["spec"]["failurePolicy"])
+        return maximum(policy, next(c for c in CLASSES if c == class_))
 
     def image_of(self, attempt: int) -> str:
         """The image of the Job of an attempt."""
@@ -132,17 +160,18 @@ class TrainingJobs(World):
         if status["observedGeneration"] != owner["metadata"]["generation"]:
             return "the last spec has not been looked at"
         if status["phase"] == "Failed":
-            return self.rightly_failed(status)
+            return self.rightly_failed(owner)
         names = {job["metadata"]["name"] for job in jobs}
         return None if names <= {f"{NAME}-worker-{status['attempt']}"} else f"Jobs are left: {names}"
 
-    def rightly_failed(self, status: Manifest) -> str | None:
-        class_, spent = status["failure"]["class"], status.get("restarts", {}).get(INFRASTRUCTURE, 0)
-        if class_ == INFRASTRUCTURE:
-            return None if spent == BUDGETS[INFRASTRUCTURE] else f"given up after {spent} restarts"
-        kind = {"user": "user", "outOfMemory": "out of memory"}[class_]
+    def rightly_failed(self, owner: Manifest) -> str | None:
+        status = owner["status"]
+        class_ = status["failure"]["class"]
+        spent = status.get("restartsCountTowardsMax", {}).get(class_, 0)
+        if spent != self.budget(owner, class_):
+            return f"given up after {spent} restarts"
         blamed = {how for found in self.blamed.values() for how in found}
-        return None if kind in blamed else f"nobody failed so: {class_}"
+        return None if class_ == "infrastructure" or class_ in blamed else f"nobody failed so: {class_}"
 
 
 TestTrainingJobs = TrainingJobs.TestCase

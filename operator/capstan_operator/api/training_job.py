@@ -20,6 +20,7 @@ from capstan_operator.api.common import (
     Resources,
 )
 from capstan_operator.api.sources import DATA_ONCE, DataSource
+from capstan_operator.api.training_policies import FailurePolicy
 from capstan_operator.api.training_status import TrainingJobStatus
 
 KIND = "TrainingJob"
@@ -78,7 +79,10 @@ class Output(Model):
 
 
 class TrainingJobSpec(Model):
-    """What to train, with what, on how many pods. Changing it while the job runs starts a new attempt."""
+    """What to train, with what, on how many pods.
+
+    Changing it while the job runs starts a new attempt, save for what is said to end none.
+    """
 
     framework: Literal["pytorch", "custom"] = Field(
         description=(
@@ -143,6 +147,13 @@ class TrainingJobSpec(Model):
     )
     checkpoint: Checkpoint | None = Field(None, description="Where the program saves its state.")
     output: Output | None = Field(None, description="Where the program leaves the model.")
+    failure_policy: FailurePolicy = Field(
+        FailurePolicy(),
+        description=(
+            "How often the whole gang is restarted when a replica fails, by whose failure it is. Changing it"
+            " ends no attempt."
+        ),
+    )
     supervise: bool = Field(
         True,
         description=(

@@ -25,30 +25,39 @@ class ReplicaStatus(Model):
 class Failure(Model):
     """The first pod that failed, in the last attempt that did."""
 
-    class_: Literal["user", "outOfMemory", "infrastructure"] = Field(
+    class_: Literal["user", "outOfMemory", "infrastructure", "hang"] = Field(
         alias="class",
         description=(
-            "Whose it is: the program's or the spec's (user), too little memory (outOfMemory), or a node's,"
-            " an"
-            " eviction's or a deletion's (infrastructure), after which the job is restarted."
+            "Whose it is: the program's or the spec's (user), too little memory (outOfMemory), a node's, an"
+            " eviction's, a preemption's or a deletion's (infrastructure), or a program's that goes on no"
+            " more (hang). Each class has its own budget of restarts in spec.failurePolicy."
         ),
     )
     attempt: int = Field(description="The attempt that failed.")
+    job_uid: str | None = Field(None, alias="jobUID", description="The UID of that attempt's Job.")
     pod: str | None = Field(None, description="The pod's name.")
+    pod_uid: str | None = Field(None, alias="podUID", description="The pod's UID.")
     node: str | None = Field(None, description="The node it was on.")
     container: str | None = Field(None, description="The container that failed.")
     exit_code: int | None = Field(None, description="Its exit code; 128 and more: ended by a signal.")
     reason: str = Field(description="Why, in one CamelCase word.")
     message: str = Field(description="Why, in a sentence, and what to do.")
     log: str | None = Field(None, description="The last lines it wrote.")
+    checkpoint_step: Step | None = Field(
+        None,
+        description="The newest checkpoint's step by then. A newer one gives the budgets of restarts back.",
+    )
 
 
 class Restarts(Model):
-    """How often the job was restarted, by the class of failure."""
+    """Restarts by the class of failure that they followed."""
 
+    user: int | None = Field(None, description="After the program's own failure.")
+    out_of_memory: int | None = Field(None, description="After a container passed its memory limit.")
     infrastructure: int | None = Field(
-        None, description="After a node's failure, an eviction or a deletion. 3 at most."
+        None, description="After a node's failure, an eviction, a preemption or a deletion."
     )
+    hang: int | None = Field(None, description="After the program went on no more.")
 
 
 class Progress(Model):
@@ -61,6 +70,7 @@ class Progress(Model):
     metrics: dict[Annotated[str, Field(max_length=63)], float] | None = Field(
         None, description="What it measured last, such as {loss: 0.12}.", max_length=32
     )
+    summary: str | None = Field(None, description="All of it in a few words, such as 1200/5000 24%.")
     time: Time = Field(description="When it was reported.")
 
 
@@ -98,6 +108,13 @@ class TrainingJobStatus(Model):
     )
     attempt: int | None = Field(None, description="Which attempt this is, from 1.")
     restarts: Restarts | None = Field(None, description="How often the job was restarted, and why.")
+    restarts_count_towards_max: Restarts | None = Field(
+        None,
+        description=(
+            "Those of them that count towards the maxRestarts of spec.failurePolicy: a failure after which a"
+            " new checkpoint was saved does not."
+        ),
+    )
     replicas: dict[str, ReplicaStatus] | None = Field(
         None, description="How many pods there are, by role (worker)."
     )

@@ -15,7 +15,7 @@ from capstan_operator.core.model import Manifest
 
 _DIGEST: Final = re.compile("sha256:[0-9a-f]{64}")
 
-Class = Literal["ok", "user", "outOfMemory", "infrastructure"]
+Class = Literal["ok", "user", "outOfMemory", "infrastructure", "hang"]
 
 
 @dataclass(frozen=True, slots=True)

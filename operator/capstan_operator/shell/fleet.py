@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from capstan_operator.api import inference_service, training_job
 from capstan_operator.core import conditions, get
 from capstan_operator.core.model import Manifest
+from capstan_operator.core.policies import restart
 from capstan_operator.shell.store import Held
 
 #: A resource that no pass has been over yet.
@@ -143,8 +144,8 @@ JOBS: Final = (
     Family("attempt", "The attempt it is in, from 1.", _number("attempt")),
     Family(
         "restarts_total",
-        "Restarts after failures that were not the program's.",
-        _number("restarts", "infrastructure"),
+        "Restarts after failures, of whatever class.",
+        lambda obj: (("", sum(get.number(obj, "status", "restarts", name) for name in restart.CLASSES)),),
         "counter",
     ),
     Family("replicas_desired", "Replicas wanted.", _number("replicas", "worker", "desired")),

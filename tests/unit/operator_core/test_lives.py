@@ -323,6 +323,66 @@ def test_restarts_run_out() -> None:
     assert "restarted 3 times" in world.status["conditions"][0]["message"]
 
 
+def loses_a_pod(world: World) -> Plan:
+    """The gang runs, one of its pods is deleted, the operator decides, and the old gang ends."""
+    attempt = world.status.get("attempt", 1)
+    world.run(world.controller("Job"), 2)
+    pod = world.children["Pod", f"digits-worker-{attempt}-1"]
+    pod["metadata"] |= {"deletionTimestamp": world.now.isoformat()}
+    plan = world.step()
+    world.pods_end()
+    world.step()
+    return plan
+
+
+def test_a_job_that_gets_on_between_its_failures_may_have_any_number() -> None:
+    world = training(failurePolicy={"infrastructure": {"maxRestarts": 1}})
+    world.step()
+    for step in range(5):
+        assert world.status["phase"] != "Failed"
+        world.status["checkpoint"] = {"step": step, "time": "2026-01-01T00:00:00Z"}
+        loses_a_pod(world)
+    assert (world.status["attempt"], world.status["restarts"]) == (6, {"infrastructure": 5})
+    assert world.status["restartsCountTowardsMax"] == {"infrastructure": 1}
+    loses_a_pod(world)
+    assert world.status["phase"] == "Failed", "no new checkpoint since"
+
+
+def test_the_attempts_after_one_out_of_memory_have_the_remedy() -> None:
+    remedy = [{"name": "BATCH", "value": "8"}]
+    world = training(
+        env=[{"name": "BATCH", "value": "32"}],
+        failurePolicy={"outOfMemory": {"maxRestarts": 1, "env": remedy}},
+    )
+    world.step()
+    batches = []
+    for attempt in (1, 2):
+        job = world.children["Job", f"digits-worker-{attempt}"]
+        (trainer,) = job["spec"]["template"]["spec"]["containers"]
+        batches += [variable["value"] for variable in trainer["env"] if variable["name"] == "BATCH"]
+        world.end(job, 0, 137, **{"class": "outOfMemory", "reason": "OutOfMemory", "message": "m"})
+        world.condition(job, "FailureTarget", "Failed")
+        world.step()
+        world.pods_end()
+        world.children = {key: child for key, child in world.children.items() if key[0] != "Pod"}
+        world.step()
+    assert batches == ["32", "8"]
+    assert (world.status["phase"], world.status["restarts"]) == ("Failed", {"outOfMemory": 1})
+    assert world.status["failure"]["class"] == "outOfMemory"
+
+
+def test_other_budgets_end_no_attempt() -> None:
+    world = training()
+    world.step()
+    world.run(world.controller("Job"), 2)
+    world.step()
+    world.resource["spec"]["failurePolicy"] = {"infrastructure": {"maxRestarts": 0}}
+    assert not world.step().decision
+    assert (world.status["attempt"], world.status["phase"]) == (1, "Running")
+    loses_a_pod(world)
+    assert (world.status["attempt"], world.status["phase"]) == (1, "Failed")
+
+
 def test_a_users_failure_is_not_repeated() -> None:
     world = training()
     world.step()

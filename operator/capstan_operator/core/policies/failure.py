@@ -18,7 +18,8 @@ from capstan_operator.core.observed import Container
 USER: Final = "user"
 OUT_OF_MEMORY: Final = "outOfMemory"
 INFRASTRUCTURE: Final = "infrastructure"
-Class = Literal["user", "outOfMemory", "infrastructure"]
+HANG: Final = "hang"
+Class = Literal["user", "outOfMemory", "infrastructure", "hang"]
 
 POD_LOST: Final = "PodLost"
 POD_DELETED: Final = "PodDeleted"
@@ -53,6 +54,7 @@ class Failure:
     reason: str
     message: str
     pod: str = ""
+    pod_uid: str = ""
     node: str = ""
     container: str = ""
     exit_code: int | None = None
@@ -68,6 +70,7 @@ class Failure:
         }
         optional = {
             "pod": self.pod,
+            "podUID": self.pod_uid,
             "node": self.node,
             "container": self.container,
             "exitCode": self.exit_code,
@@ -90,6 +93,7 @@ class _Case:
             reason=reason,
             message=message,
             pod=get.name(self.pod),
+            pod_uid=get.text(self.pod, "metadata", "uid"),
             node=get.text(self.pod, "spec", "nodeName"),
             container=self.container.name if self.container else "",
             exit_code=code,

@@ -11,6 +11,7 @@ from capstan_operator.core import accelerators, claims, fetch, get, labels, name
 from capstan_operator.core.frameworks import FRAMEWORKS
 from capstan_operator.core.frameworks.shape import Shape, index_variable
 from capstan_operator.core.model import Manifest, Settings
+from capstan_operator.core.policies.failure import OUT_OF_MEMORY
 
 ROLE: Final = "worker"
 #: The user's container, and the one before it that brings the runner.
@@ -30,6 +31,9 @@ _GRACE: Final = 60.0
 _MARGIN: Final = 15
 _UNITS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
+#: Fields that say nothing of pods that run: changing them ends no attempt.
+_NOT_OF_PODS: Final = {"failure_policy"}
+
 #: What the Job API lets nobody change once a Job is made.
 _IMMUTABLE: Final = (
     "template",
@@ -43,7 +47,7 @@ _IMMUTABLE: Final = (
 
 def asked(resource: Manifest, spec: TrainingJobSpec) -> origin.Origin:
     """What tells one spec from another: what the user wrote, so that no release of ours restarts jobs."""
-    written = spec.model_dump(mode="json", exclude_defaults=True)
+    written = spec.model_dump(mode="json", exclude_defaults=True, exclude=_NOT_OF_PODS)
     return origin.Origin(get.number(resource, "metadata", "generation"), names.digest(written))
 
 
@@ -210,6 +214,10 @@ def _trainer(resource: Manifest, spec: TrainingJobSpec, job_name: str, attempt: 
         user["env"] = [variable.model_dump(exclude_none=True) for variable in spec.env]
     if spec.env_from:
         user["envFrom"] = [source.model_dump(exclude_none=True) for source in spec.env_from]
+    remedy = spec.failure_policy.out_of_memory.env
+    if remedy and get.number(resource, "status", "restarts", OUT_OF_MEMORY):
+        after = {"env": [variable.model_dump(exclude_none=True) for variable in remedy]}
+        return podtemplate.merged(podtemplate.merged(container, user), after)
     return podtemplate.merged(container, user)
 
 

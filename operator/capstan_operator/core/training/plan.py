@@ -111,12 +111,12 @@ def _why(facts: status.Facts) -> tuple[Finding, float | None]:
 
 def _failed(facts: status.Facts, why: Failure, service: Manifest, seen: Observed) -> Plan:
     old = get.mapping(facts.resource, "status")
-    if not restart.allowed(old, why):
+    if not restart.allowed(old, why, facts.spec.failure_policy):
         return Plan(status=status.failed(facts, why), delete=_unfinished(seen, facts.attempt), decision=True)
     reason = Finding(
         RESTARTING, f"Attempt {facts.attempt} failed ({why.reason}) and is tried again: {why.message}"
     )
-    update = {"restarts": restart.charged(old, why), "failure": why.json(facts.attempt)}
+    update = restart.charged(old, why) | {"failure": status.failure_of(facts, why)}
     return _next_attempt(facts, reason, service, seen, update)
 
 

@@ -23,7 +23,7 @@ SUPERVISED: Final = "Supervised"
 #: kstatus: it will not become ready by itself.
 STALLED: Final = "Stalled"
 #: What outlives a pass: it was decided before, or the program has told it.
-_KEPT: Final = ("restarts", "failure", "progress", "checkpoint")
+_KEPT: Final = ("restarts", "restartsCountTowardsMax", "failure", "progress", "checkpoint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def succeeded(facts: Facts) -> Manifest:
 def failed(facts: Facts, failure: Failure) -> Manifest:
     """The job has failed for good."""
     where = f"{failure.pod}: " if failure.pod else ""
-    spent = restart.spent(get.mapping(facts.resource, "status"), failure.class_)
+    spent = restart.counted(get.mapping(facts.resource, "status")).get(failure.class_, 0)
     again = f" It has been restarted {spent} times, and is not any more." if spent else ""
     message = f"{where}{failure.message}{again} To try again, delete this TrainingJob and create it anew."
     result = _status(
@@ -106,9 +106,17 @@ def failed(facts: Facts, failure: Failure) -> Manifest:
         ],
     )
     return result | {
-        "failure": failure.json(facts.attempt),
+        "failure": failure_of(facts, failure),
         "completionTime": get.timestamp(facts.now),
     }
+
+
+def failure_of(facts: Facts, failure: Failure) -> Manifest:
+    """What is on record of an attempt's failure: whose it was, and which Job's and pod's."""
+    uid = get.text(facts.job, "metadata", "uid")
+    step = restart.checkpoint_step(get.mapping(facts.resource, "status"))
+    optional = {"jobUID": uid or None, "checkpointStep": step}
+    return failure.json(facts.attempt) | {k: v for k, v in optional.items() if v is not None}
 
 
 def invalid(resource: Manifest, finding: Finding, now: datetime) -> Manifest:

@@ -1,0 +1,58 @@
+"""What becomes of a TrainingJob when something goes wrong: budgets of restarts, by the class of failure."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from capstan_operator.api.base import Model
+from capstan_operator.api.common import EnvVar
+
+
+class Budget(Model):
+    """How often the gang is restarted after failures of one class."""
+
+    max_restarts: int = Field(
+        description=(
+            "Restarts after such failures until the job fails. A checkpoint newer than the last failure's"
+            " gives them back."
+        ),
+        ge=0,
+        le=1000,
+    )
+
+
+class OutOfMemoryBudget(Budget):
+    """How often the gang is restarted when a container has passed its memory limit, and how."""
+
+    env: list[EnvVar] | None = Field(
+        default=None,
+        description=(
+            "The remedy: environment variables of the program in all attempts after such a failure, over"
+            " those of spec.env, such as a smaller batch with more steps of gradient accumulation."
+        ),
+        max_length=64,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
+
+
+class FailurePolicy(Model):
+    """A budget of restarts for each class of failure."""
+
+    user: Budget = Field(
+        default=Budget(max_restarts=0),
+        description="The program's own failures, and those of the spec. Default: 0.",
+    )
+    out_of_memory: OutOfMemoryBudget = Field(
+        default=OutOfMemoryBudget(max_restarts=0),
+        description="A container passed its memory limit and was killed. Default: 0.",
+    )
+    infrastructure: Budget = Field(
+        default=Budget(max_restarts=3),
+        description=(
+            "A node failed, or a pod was evicted, preempted, drained or deleted: not the program's fault."
+            " Default: 3."
+        ),
+    )
+    hang: Budget = Field(
+        default=Budget(max_restarts=3), description="The program went on no more and was ended. Default: 3."
+    )

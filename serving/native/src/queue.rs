@@ -88,6 +88,25 @@ enum Decision {
     Later(Option<Instant>),
 }
 
+/// What goes into a batch.
+#[derive(Default)]
+struct Filled {
+    rows: usize,
+    bytes: usize,
+}
+
+impl Filled {
+    /// Put another one in, if it is the first or there is room.
+    fn add<J: Job>(&mut self, job: &J, limit: usize) -> bool {
+        let (rows, bytes) = (self.rows + job.rows(), self.bytes + job.bytes());
+        let room = self.rows == 0 || (rows <= limit && bytes <= MERGE_UP_TO);
+        if room {
+            (self.rows, self.bytes) = (rows, bytes);
+        }
+        room
+    }
+}
+
 impl<J: Job> Queue<J> {
     pub fn new(scheduling: Scheduling, executors: usize) -> Self {
         Self {
@@ -235,7 +254,7 @@ impl<J: Job> Queue<J> {
         let limit = self.most_rows();
         let mut first: Option<&J> = None;
         let mut oldest = now;
-        let (mut count, mut rows, mut bytes) = (0, 0, 0);
+        let (mut count, mut filled) = (0, Filled::default());
         // How many make a preferred size, or come nearest to the largest of them.
         let mut best = None;
         // The batch cannot grow, or something else waits for its turn.
@@ -257,23 +276,21 @@ impl<J: Job> Queue<J> {
                     }
                     continue;
                 }
-                if rows + job.rows() > enough && best.is_none() {
+                if filled.rows + job.rows() > enough && best.is_none() {
                     best = Some(count);
                 }
-                if rows + job.rows() > limit || bytes + job.bytes() > MERGE_UP_TO {
-                    complete = true;
-                    break;
-                }
+            }
+            if !filled.add(job, limit) {
+                complete = true;
+                break;
             }
             first = first.or(Some(job));
             oldest = oldest.min(waiting.queued);
             count += 1;
-            rows += job.rows();
-            bytes += job.bytes();
-            if rules.preferred.contains(&rows) {
+            if rules.preferred.contains(&filled.rows) {
                 best = Some(count);
             }
-            if rows >= limit {
+            if filled.rows >= limit {
                 complete = true;
                 break;
             }
@@ -285,7 +302,10 @@ impl<J: Job> Queue<J> {
         if let Some(objective) = rules.objective {
             until = until.min(oldest + objective.saturating_sub(self.pace.at_most(limit)));
         }
-        let enough = rules.preferred.last().is_some_and(|&most| rows >= most);
+        let enough = rules
+            .preferred
+            .last()
+            .is_some_and(|&most| filled.rows >= most);
         match best {
             Some(best) if rules.delay.is_zero() || now < until => Decision::Now(best),
             _ if complete || enough || now >= until => Decision::Now(count),
@@ -293,18 +313,27 @@ impl<J: Job> Queue<J> {
         }
     }
 
-    /// Take out the next request and those that go with it, until they are as many as they should be.
+    /// Take out the next request and those that go with it, until they are as many as they should be, or fewer:
+    /// somebody who was counted can be gone by now, and what comes in its place keeps the limits, too.
     fn collect(&mut self, count: usize, turn: &mut Turn<J>) {
         let before = self.length;
-        for lane in self.lanes.values_mut() {
+        let limit = self.most_rows();
+        let mut filled = Filled::default();
+        'lanes: for lane in self.lanes.values_mut() {
             let mut index = 0;
             while index < lane.jobs.len() && (turn.batch.len() < count || count == 0) {
                 let job = &lane.jobs[index].job;
                 let gone = job.gone();
                 let fits = turn.batch.first().is_none_or(|first| first.job.fits(job));
                 if !gone && !fits {
+                    if self.scheduling.preserve_ordering {
+                        break 'lanes;
+                    }
                     index += 1;
                     continue;
+                }
+                if !gone && !filled.add(job, limit) {
+                    break 'lanes;
                 }
                 let Some(taken) = lane.remove(index) else {
                     break;

@@ -13,7 +13,24 @@ struct Fake {
     level: u64,
     rows: usize,
     shape: u8,
-    gone: Rc<Cell<bool>>,
+    gone: Rc<Gone>,
+}
+
+/// A client that goes away, at any moment: once it was asked for so many times more.
+#[derive(Debug, Default)]
+struct Gone(Cell<Option<u32>>);
+
+impl Gone {
+    fn is(&self) -> bool {
+        match self.0.get() {
+            None => false,
+            Some(0) => true,
+            Some(left) => {
+                self.0.set(Some(left - 1));
+                false
+            }
+        }
+    }
 }
 
 impl Job for Fake {
@@ -30,7 +47,7 @@ impl Job for Fake {
     }
 
     fn gone(&self) -> bool {
-        self.gone.get()
+        self.gone.is()
     }
 }
 
@@ -188,7 +205,7 @@ enum Step {
     Take,
     Expire,
     Remove(usize),
-    Leave(usize),
+    Leave(usize, u32),
     Pass(u32),
 }
 
@@ -206,7 +223,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => Just(Step::Take),
         1 => Just(Step::Expire),
         1 => any::<usize>().prop_map(Step::Remove),
-        1 => any::<usize>().prop_map(Step::Leave),
+        1 => (any::<usize>(), 0..3u32).prop_map(|(index, after)| Step::Leave(index, after)),
         2 => (0..20u32).prop_map(Step::Pass),
     ];
     prop::collection::vec(step, 0..80)
@@ -240,7 +257,7 @@ prop_compose! {
 struct Ledger {
     queue: Queue<Fake>,
     rules: Scheduling,
-    waiting: HashMap<usize, (Ticket, Rc<Cell<bool>>)>,
+    waiting: HashMap<usize, (Ticket, Rc<Gone>)>,
     /// The last that was taken of a level and shape.
     last: HashMap<(u64, u8), usize>,
     now: Instant,
@@ -260,9 +277,10 @@ impl Ledger {
         assert!(turn.gone.iter().all(|waiting| waiting.job.gone()));
         for waiting in &turn.batch {
             self.ended(waiting);
-            assert!(!waiting.job.gone());
             if !self.rules.default_policy.delay {
-                let key = (waiting.job.level, waiting.job.shape);
+                let ordered = self.rules.preserve_ordering;
+                let shape = if ordered { 0 } else { waiting.job.shape };
+                let key = (waiting.job.level, shape);
                 let before = self.last.insert(key, waiting.job.id);
                 assert!(before < Some(waiting.job.id), "it overtook");
             }
@@ -315,13 +333,13 @@ impl Ledger {
                     .filter(|(ticket, _)| ticket.expires.is_some());
                 assert!(!kept.clone().any(overdue));
             }
-            Step::Remove(index) | Step::Leave(index) => {
+            Step::Remove(index) | Step::Leave(index, _) => {
                 let Some(&id) = self.waiting.keys().nth(index % self.waiting.len().max(1)) else {
                     return;
                 };
                 let (ticket, gone) = &self.waiting[&id];
-                if let Step::Leave(_) = step {
-                    gone.set(true);
+                if let Step::Leave(_, after) = step {
+                    gone.0.set(Some(after));
                 } else {
                     assert_eq!(self.queue.remove(*ticket).unwrap().job.id, id);
                     assert!(self.queue.remove(*ticket).is_none());

@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::{Answer, Batch, Job, Model, Outcome};
-use crate::counters::{Phases, Reason};
+use crate::counters::Reason;
 use crate::error::{Failure, Result};
 use crate::queue::{self, Waiting};
 use crate::tensor::{Tensor, concatenate, split};
@@ -19,14 +19,21 @@ impl Model {
             first,
             taken,
         } = batch;
-        let size = (queue::rows(&requests), queue::bytes(&requests));
+        let execution = Execution {
+            model: self,
+            taken,
+            rows: queue::rows(&requests),
+            bytes: queue::bytes(&requests),
+        };
         let together = match requests.len() {
             1 => None,
-            _ => self.run_together(&requests),
+            _ => self
+                .guarded(|| self.run_together(&requests))
+                .unwrap_or_default(),
         };
         match together {
             Some(answers) => {
-                self.finished(taken, size);
+                drop(execution);
                 for (number, (waiting, answer)) in (first..).zip(requests.into_iter().zip(answers))
                 {
                     self.answer(number, waiting.job.reply, Ok(answer));
@@ -38,23 +45,11 @@ impl Model {
                     .into_iter()
                     .map(|waiting| self.run_alone(waiting.job))
                     .collect();
-                self.finished(taken, size);
+                drop(execution);
                 for (number, (reply, outcome)) in (first..).zip(answers) {
                     self.answer(number, reply, outcome);
                 }
             }
-        }
-    }
-
-    /// Another execution may begin. Whoever executed looks whether there is one.
-    fn finished(&self, taken: Instant, (rows, bytes): (usize, usize)) {
-        let mut shared = self.lock();
-        let now = Instant::now();
-        shared.queue.executed(taken, rows, now);
-        shared.tried.learn(rows, bytes, now - taken);
-        shared.free += 1;
-        if shared.queue.closed() {
-            self.work.notify_all();
         }
     }
 
@@ -71,7 +66,8 @@ impl Model {
     }
 
     fn run_alone(&self, job: Job) -> Answer {
-        let outcome = match self.execute(job.inputs, &job.outputs) {
+        let executed = self.guarded(|| self.backend.execute(job.inputs, &job.outputs));
+        let outcome = match executed.and_then(|outcome| outcome) {
             Ok((outputs, phases)) => {
                 self.counters.executed(1, job.rows as u64, phases);
                 Ok(outputs)
@@ -100,7 +96,7 @@ impl Model {
         outputs.sort_unstable();
         outputs.dedup();
         let joining = start.elapsed();
-        let (tensors, mut phases) = self.execute(inputs, &outputs).ok()?;
+        let (tensors, mut phases) = self.backend.execute(inputs, &outputs).ok()?;
 
         let rows: Vec<i64> = batch
             .iter()
@@ -129,14 +125,32 @@ impl Model {
         Some(answers)
     }
 
-    fn execute(&self, inputs: Vec<Tensor>, outputs: &[usize]) -> Result<(Vec<Tensor>, Phases)> {
-        catch_unwind(AssertUnwindSafe(|| self.backend.execute(inputs, outputs))).unwrap_or_else(
-            |_| {
-                Err(Failure::internal(format!(
-                    "the backend of model '{}' panicked",
-                    self.name
-                )))
-            },
-        )
+    /// A bug in the backend, or in what is done with its outputs, fails requests and not the server.
+    fn guarded<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
+        catch_unwind(AssertUnwindSafe(work)).map_err(|_| {
+            Failure::internal(format!("the backend of model '{}' panicked", self.name))
+        })
+    }
+}
+
+/// One of those that the model may do at a time. However it ends, another may then begin; whoever executed looks
+/// whether there is one.
+struct Execution<'a> {
+    model: &'a Model,
+    taken: Instant,
+    rows: usize,
+    bytes: usize,
+}
+
+impl Drop for Execution<'_> {
+    fn drop(&mut self) {
+        let mut shared = self.model.lock();
+        shared.free += 1;
+        let now = Instant::now();
+        shared.queue.executed(self.taken, self.rows, now);
+        shared.tried.learn(self.rows, self.bytes, now - self.taken);
+        if shared.queue.closed() {
+            self.model.work.notify_all();
+        }
     }
 }

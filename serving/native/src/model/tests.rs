@@ -5,7 +5,7 @@ use crate::request::Wanted;
 use crate::signature::TensorSpec;
 use bytes::Bytes;
 
-/// Echoes its input, once it is let; refuses a batch that holds the byte 13.
+/// Echoes its input, once it is let; refuses a batch that holds the byte 13, and loses its output for 77.
 struct Echo {
     started: mpsc::Sender<Vec<i64>>,
     go: Mutex<mpsc::Receiver<()>>,
@@ -22,6 +22,9 @@ impl Backend for Echo {
         }
         if inputs[0].data.contains(&99) {
             panic!("99");
+        }
+        if inputs[0].data.contains(&77) {
+            return Ok((vec![], Phases::default()));
         }
         Ok((inputs, Phases::default()))
     }
@@ -175,4 +178,26 @@ fn a_full_queue_refuses_and_a_timeout_expires() {
     assert!(wait(first).is_ok());
     assert_eq!(wait(late).unwrap_err().message, "Request timeout expired");
     model.close();
+}
+
+#[test]
+fn a_panic_beside_the_backend_costs_no_worker() {
+    let (model, starts, go) = model(100);
+    let push = |value| {
+        model
+            .push(&mut request(value, 1, 1), Instant::now())
+            .unwrap()
+    };
+    let first = push(1);
+    starts.recv().unwrap();
+    let (_lost, beside) = (push(77), push(2));
+    for _ in 0..5 {
+        go.send(()).unwrap();
+    }
+    assert!(wait(first).is_ok());
+    assert!(wait(beside).is_ok());
+    assert!(wait(push(3)).is_ok());
+    assert_eq!(model.lock().free, 1);
+    model.close();
+    assert!(model.wait(Duration::from_secs(10)));
 }

@@ -31,3 +31,5 @@ class Signature:
     outputs: tuple[TensorSpec, ...]
     max_batch: int | None = None
     """Rows of the first dimension that may be executed together; None when it is no batch dimension."""
+    limited: bool = False
+    """A request with more rows than `max_batch` is refused, rather than executed alone."""

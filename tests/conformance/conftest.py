@@ -21,10 +21,6 @@ URL = os.environ.get("CONFORMANCE_URL", "")
 GRPC = os.environ.get("CONFORMANCE_GRPC", "")
 
 FLAGS = ("--host", "127.0.0.1", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
-#: What our own server does not pass yet.
-TO_BE_MENDED = {
-    "test_more_rows_than_the_model_takes": "max_batch_size does not refuse yet",
-}
 NOT_OFFERED_BY_OURS = ("the extension trace is not in",)
 OURS = (
     "--no-exit-on-error",
@@ -79,10 +75,6 @@ def grpc_client(request: pytest.FixtureRequest, target: Target) -> Client:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What has ended servers comes last, so that the other checks are told of."""
-    for item in items:
-        name = item.name.partition("[")[0]
-        if not URL and _area(item.nodeid) and name in TO_BE_MENDED:
-            item.add_marker(pytest.mark.xfail(reason=TO_BE_MENDED[name], strict=True))
     items.sort(key=lambda item: item.get_closest_marker("hostile") is not None)
 
 

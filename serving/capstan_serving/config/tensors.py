@@ -57,6 +57,7 @@ def resolve(config: Any, model: Signature, where: str) -> Tensors:
 
     The configuration is completed in place: afterwards it says what is in effect.
     """
+    told = config.HasField("max_batch_size")
     _complete(config, model)
     if config.max_batch_size < 0:
         raise ModelLoadError(
@@ -67,7 +68,8 @@ def resolve(config: Any, model: Signature, where: str) -> Tensors:
     reshaped_out: dict[str, Reshape] = {}
     inputs = _specs(config.input, model.inputs, "input", batched, where, reshaped_in)
     outputs = _specs(config.output, model.outputs, "output", batched, where, reshaped_out)
-    return Tensors(Signature(inputs, outputs, config.max_batch_size or None), reshaped_in, reshaped_out)
+    signature = Signature(inputs, outputs, config.max_batch_size or None, limited=told and batched)
+    return Tensors(signature, reshaped_in, reshaped_out)
 
 
 def _complete(config: Any, model: Signature) -> None:

@@ -166,6 +166,7 @@ mod tests {
             ],
             outputs: vec![spec("y", Datatype::Fp32, &[-1])],
             max_batch: None,
+            limited: false,
             labels: vec![],
         }
     }

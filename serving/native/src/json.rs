@@ -388,6 +388,7 @@ mod tests {
             inputs: vec![spec("a", Datatype::Fp32), spec("b", Datatype::Int64)],
             outputs: vec![spec("y", Datatype::Fp32), spec("z", Datatype::Fp16)],
             max_batch: Some(8),
+            limited: false,
             labels: vec![],
         }
     }

@@ -168,6 +168,7 @@ impl Model {
     /// the queue.
     pub async fn infer(self: &Arc<Self>, request: &mut InferRequest) -> Result<Vec<Tensor>> {
         let start = Instant::now();
+        self.check_rows(request).inspect_err(|_| self.refuse())?;
         let Some((cache, owner)) = &self.cache else {
             return self.execute_soon(request, start).await;
         };
@@ -229,10 +230,7 @@ impl Model {
         let (reply, answer) = oneshot::channel();
         let inputs = std::mem::take(&mut request.inputs);
         let job = Job {
-            rows: match self.signature.max_batch {
-                Some(_) => inputs[0].shape[0] as usize,
-                None => 1,
-            },
+            rows: self.rows(&inputs),
             bytes: inputs.iter().map(|input| input.data.len()).sum(),
             inputs,
             outputs: request.outputs.iter().map(|wanted| wanted.output).collect(),
@@ -262,6 +260,23 @@ impl Model {
             since: now,
         };
         Ok((place, answer))
+    }
+
+    fn rows(&self, inputs: &[Tensor]) -> usize {
+        match self.signature.max_batch {
+            Some(_) => inputs[0].shape[0] as usize,
+            None => 1,
+        }
+    }
+
+    fn check_rows(&self, request: &InferRequest) -> Result<()> {
+        match self.signature.max_batch.filter(|_| self.signature.limited) {
+            Some(most) if self.rows(&request.inputs) > most => Err(Failure::invalid(format!(
+                "inference request batch-size must be <= {most} for '{}'",
+                self.name
+            ))),
+            _ => Ok(()),
+        }
     }
 
     fn refusal(&self, refused: Refused) -> Failure {

@@ -254,6 +254,7 @@ mod tests {
             inputs: vec![spec("x")],
             outputs: vec![spec("y")],
             max_batch: None,
+            limited: false,
             labels: vec![],
         }
     }

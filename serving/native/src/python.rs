@@ -112,6 +112,7 @@ struct SignatureView {
     inputs: Vec<SpecView>,
     outputs: Vec<SpecView>,
     max_batch: Option<usize>,
+    limited: bool,
 }
 
 fn specs(specs: Vec<SpecView>) -> PyResult<Vec<TensorSpec>> {
@@ -236,6 +237,7 @@ impl Server {
             inputs: specs(signature.inputs)?,
             outputs: specs(signature.outputs)?,
             max_batch: signature.max_batch,
+            limited: signature.limited,
             labels,
         };
         let scheduling = scheduling.read(signature.max_batch, self.queue_size)?;

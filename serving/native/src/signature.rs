@@ -23,6 +23,9 @@ pub struct Signature {
     pub outputs: Vec<TensorSpec>,
     /// Rows that may be put together in one execution; `None` when the first dimension is no batch.
     pub max_batch: Option<usize>,
+    /// A request that has more rows is refused, because the model's configuration says so, rather than executed
+    /// alone.
+    pub limited: bool,
     /// The names of an output's elements, for classification; shorter, or none, where they have none.
     pub labels: Vec<Vec<String>>,
 }

@@ -225,6 +225,7 @@ mod tests {
             inputs: vec![],
             outputs: vec![],
             max_batch: None,
+            limited: false,
             labels: vec![],
         };
         let backend = Box::new(Nothing);

@@ -35,6 +35,7 @@ fn signature() -> Signature {
             spec("z", Datatype::Bf16, &[-1]),
         ],
         max_batch: Some(8),
+        limited: false,
         labels: vec![],
     }
 }

@@ -246,7 +246,7 @@ def test_without_tensors_the_configuration_is_the_models():
 
 def test_dims_leave_the_batch_dimension_out_only_with_a_max_batch_size():
     with_batch = resolve('max_batch_size: 3 input { name: "x" data_type: TYPE_FP32 dims: 4 }').signature
-    assert (with_batch.inputs[0].shape, with_batch.max_batch) == ((-1, 4), 3)
+    assert (with_batch.inputs[0].shape, with_batch.max_batch, with_batch.limited) == ((-1, 4), 3, True)
     without = resolve('input { name: "x" data_type: TYPE_FP32 dims: [ 2, 4 ] }').signature
     assert (without.inputs[0].shape, without.max_batch) == ((2, 4), None)
     assert resolve("max_batch_size: 0").signature.max_batch is None

@@ -162,6 +162,7 @@ mod tests {
             inputs: vec![spec.clone()],
             outputs: vec![spec],
             max_batch,
+            limited: false,
             labels: vec![],
         };
         let model = Model::start(

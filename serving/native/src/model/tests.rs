@@ -47,7 +47,13 @@ fn request(value: u8, rows: i64, width: i64) -> InferRequest {
     }
 }
 
-fn model(capacity: usize) -> (Arc<Model>, mpsc::Receiver<Vec<i64>>, mpsc::Sender<()>) {
+type Controlled = (Arc<Model>, mpsc::Receiver<Vec<i64>>, mpsc::Sender<()>);
+
+fn model(capacity: usize) -> Controlled {
+    controlled(capacity, false)
+}
+
+fn controlled(capacity: usize, limited: bool) -> Controlled {
     let (started, starts) = mpsc::channel();
     let (go, gone) = mpsc::channel();
     let spec = TensorSpec {
@@ -60,6 +66,7 @@ fn model(capacity: usize) -> (Arc<Model>, mpsc::Receiver<Vec<i64>>, mpsc::Sender
         inputs: vec![spec.clone()],
         outputs: vec![spec],
         max_batch: Some(4),
+        limited,
         labels: vec![],
     };
     let backend = Box::new(Echo {
@@ -200,4 +207,33 @@ fn a_panic_beside_the_backend_costs_no_worker() {
     assert_eq!(model.lock().free, 1);
     model.close();
     assert!(model.wait(Duration::from_secs(10)));
+}
+
+#[test]
+fn more_rows_than_the_configuration_says_are_refused() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let infer = |limited, rows| {
+        let (model, _starts, go) = controlled(100, limited);
+        go.send(()).unwrap();
+        let outcome = runtime.block_on(model.infer(&mut request(1, rows, 1)));
+        model.close();
+        assert_eq!(
+            model.counters.other_failed.load(Relaxed),
+            u64::from(outcome.is_err())
+        );
+        outcome
+    };
+    assert!(infer(true, 4).is_ok());
+    let failure = infer(true, 5).unwrap_err();
+    assert_eq!(failure.code, crate::error::Code::InvalidArgument);
+    assert_eq!(
+        failure.message,
+        "inference request batch-size must be <= 4 for 'm'"
+    );
+    assert!(
+        infer(false, 5).is_ok(),
+        "the limit is ours, not the model's"
+    );
 }

@@ -63,8 +63,8 @@ WHOLE: dict[str, Manifest] = {
 }
 #: What each place of a spec is tried with.
 WRONG: tuple[Any, ...] = (
-    None, True, -1, 0, 2**63, 1.5, "", " ", "x", "auto", "é𝄞\u202e", "a\nb", "../../etc", "x" * 40_000,
-    "9" * 70,
+    None, True, -1, 0, 1_001, 100_000, 2**31, 2**63, 1.5, "", " ", "x", "auto", "é𝄞\u202e", "a\nb",
+    "../../etc", "x" * 40_000, "9" * 70,
     [], ["a"], [[]], [None], [{"name": "A"}, {"name": "A"}], {}, {"a": "b"}, {"x": {"y": {"z": []}}},
     {f"key-{n}": "1" for n in range(200)},
 )  # fmt: skip

@@ -1,28 +1,25 @@
 //! System shared memory: tensors that lie in POSIX shared memory objects of a client on this machine.
 //!
-//! Objects are read and written with pread and pwrite, and never mapped. A mapping would save one copy,
-//! but whoever owns the object can shorten it at any time, and touching a page that is gone, or one that
-//! a full /dev/shm cannot provide, kills the process with SIGBUS; and a tensor that its owner can change
-//! after it was validated would have to be distrusted everywhere. The copy is what a socket costs, too.
+//! An object is mapped while it is registered, and a request's tensors are copied from the mapping and to it: a tensor
+//! that its owner can change after it was validated would have to be distrusted everywhere. That the owner can also
+//! shorten the object is what `mapping` is for.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
-use rustix::buffer::spare_capacity;
-use rustix::io::{Errno, pread};
 
 use crate::error::{Code, Failure, Result};
 use crate::tensor::ALIGNMENT;
+use mapping::Mapping;
+
+mod mapping;
 
 const OBJECTS: &str = "/dev/shm";
-
-/// Each region holds a file descriptor.
-const MAX_REGIONS: usize = 512;
 
 /// A part of an object, registered under a name.
 #[derive(Debug)]
@@ -32,14 +29,15 @@ pub struct Region {
     pub offset: u64,
     pub size: u64,
     object: File,
+    mapping: Mapping,
 }
 
 /// A part of a region, which stays open while a request means it, unregistered or not.
 #[derive(Clone, Debug)]
 pub struct Slot {
     region: Arc<Region>,
-    /// In the object.
-    start: u64,
+    /// In the region.
+    start: usize,
     pub size: usize,
 }
 
@@ -85,10 +83,8 @@ impl Regions {
         if size == 0 {
             return Err(refused("its byte_size must be above 0"));
         }
-        let end = offset
-            .checked_add(size)
-            .filter(|&end| i64::try_from(end).is_ok())
-            .ok_or_else(|| refused("its offset and byte_size are beyond any object"))?;
+        let beyond = || refused("its offset and byte_size are beyond any object");
+        let end = offset.checked_add(size).ok_or_else(beyond)?;
         let shown = key.escape_default();
         let object = open(&self.folder, key)
             .map_err(|error| refused(&format!("the object '{shown}' cannot be opened: {error}")))?;
@@ -101,6 +97,15 @@ impl Regions {
                 "it ends at byte {end}, the object '{shown}' has only {length}"
             )));
         }
+        let bytes = usize::try_from(size).map_err(|_| beyond())?;
+        let mapping = Mapping::new(&object, offset, bytes)
+            .map_err(|error| refused(&format!("the object '{shown}' cannot be mapped: {error}")))?
+            .ok_or_else(|| {
+                Failure::unavailable(format!(
+                    "there are {} shared memory regions already; unregister one",
+                    mapping::MOST
+                ))
+            })?;
         let mut regions = self.regions.write().unwrap_or_else(PoisonError::into_inner);
         if regions.contains_key(name) {
             return Err(Failure::new(
@@ -111,17 +116,13 @@ impl Regions {
                 ),
             ));
         }
-        if regions.len() >= MAX_REGIONS {
-            return Err(Failure::unavailable(format!(
-                "there are {MAX_REGIONS} shared memory regions already; unregister one"
-            )));
-        }
         let region = Region {
             name: name.into(),
             key: key.into(),
             offset,
             size,
             object,
+            mapping,
         };
         regions.insert(name.into(), Arc::new(region));
         Ok(())
@@ -166,9 +167,9 @@ impl Regions {
         let fits = offset
             .checked_add(size)
             .is_some_and(|end| end <= region.size);
-        match usize::try_from(size) {
-            Ok(size) if fits => Ok(Slot {
-                start: region.offset + offset,
+        match (usize::try_from(offset), usize::try_from(size)) {
+            (Ok(start), Ok(size)) if fits => Ok(Slot {
+                start,
                 size,
                 region,
             }),
@@ -186,21 +187,14 @@ impl Regions {
         if slot.size > self.limit {
             return Err(crate::body::too_large(slot.size as u64, self.limit));
         }
-        // Read into memory as it comes, without zeroing it first; what was read beyond the slot is not kept.
+        slot.check_length(slot.size)?;
         let mut memory: Vec<u8> = Vec::with_capacity(slot.size + ALIGNMENT);
         let start = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
         memory.resize(start, 0);
-        let place = start..start + slot.size;
-        while memory.len() < place.end {
-            let position = slot.start + (memory.len() - start) as u64;
-            let read = match pread(&slot.region.object, spare_capacity(&mut memory), position) {
-                Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-                Err(Errno::INTR) => Ok(0),
-                read => read.map_err(io::Error::from),
-            };
-            read.map_err(|error| slot.failed("read", &error))?;
+        match slot.region.mapping.read(slot.start, slot.size, &mut memory) {
+            true => Ok(Bytes::from(memory).slice(start..)),
+            false => Err(slot.broken()),
         }
-        Ok(Bytes::from(memory).slice(place))
     }
 }
 
@@ -221,24 +215,38 @@ impl Slot {
                 self.size
             )));
         }
-        // Writing beyond the end of an object that was shortened would make it longer again.
-        let end = self.start + data.len() as u64;
-        let written = match self.region.object.metadata() {
-            Ok(metadata) if metadata.len() < end => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => self.region.object.write_all_at(data, self.start),
-            Err(error) => Err(error),
-        };
-        written.map_err(|error| self.failed("written", &error))
+        self.check_length(data.len())?;
+        match self.region.mapping.write(self.start, data) {
+            true => Ok(()),
+            false => Err(self.broken()),
+        }
     }
 
-    fn failed(&self, what: &str, error: &io::Error) -> Failure {
-        let region = self.region.name.escape_default();
-        Failure::invalid(match error.kind() {
-            io::ErrorKind::UnexpectedEof => format!(
-                "the object of shared memory region '{region}' has become shorter than what was registered"
-            ),
-            _ => format!("shared memory region '{region}' cannot be {what}: {error}"),
-        })
+    /// A page that is there may still lie beyond the object's end, and what is beyond it is nobody's.
+    fn check_length(&self, size: usize) -> Result<()> {
+        let region = &self.region;
+        let name = region.name.escape_default();
+        let length = region.object.metadata().map_err(|error| {
+            Failure::invalid(format!(
+                "the object of shared memory region '{name}' has no size: {error}"
+            ))
+        })?;
+        if length.len() < region.offset + (self.start + size) as u64 {
+            return Err(Failure::invalid(format!(
+                "the object of shared memory region '{name}' has become shorter than what was registered"
+            )));
+        }
+        match region.mapping.whole() {
+            true => Ok(()),
+            false => Err(self.broken()),
+        }
+    }
+
+    fn broken(&self) -> Failure {
+        Failure::invalid(format!(
+            "memory of shared memory region '{}' is missing: its object was shortened, or its folder is full; unregister the region and register it again",
+            self.region.name.escape_default()
+        ))
     }
 }
 

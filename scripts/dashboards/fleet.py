@@ -22,7 +22,7 @@ def dashboard() -> builders.Dashboard:
     made.with_variable(
         variable("namespace", "Namespace", "label_values(capstan_operator_resources, namespace)", every=True)
     )
-    waiting, ready = "Accepted|Pending|Initializing|Restarting", "Ready|Updating"
+    waiting, ready = "Accepted|Queued|Pending|Initializing|Restarting", "Ready|Updating"
     columns = {"namespace": "Namespace", "name": "Name", "phase": "Phase", "reason": "Reason"}
     for panel in (
         row("Resources"),

@@ -93,6 +93,7 @@ training_specs = st.fixed_dictionaries(
         "output": st.fixed_dictionaries({"uri": uris}),
         "data": st.lists(data_items, max_size=4, unique_by=lambda item: item["name"]),
         "supervise": st.booleans(),
+        "suspend": st.booleans(),
         "failurePolicy": st.fixed_dictionaries(
             {},
             optional={
@@ -229,7 +230,7 @@ def situations(draw: st.DrawFn) -> tuple[Manifest, Observed]:
             {},
             optional={
                 "attempt": st.integers(1, 3),
-                "phase": st.sampled_from(["Pending", "Running", "Restarting"]),
+                "phase": st.sampled_from(["Pending", "Running", "Restarting", "Suspended"]),
                 "restarts": st.fixed_dictionaries(
                     {"infrastructure": st.integers(0, 3)}, optional={"outOfMemory": st.integers(1, 2)}
                 ),

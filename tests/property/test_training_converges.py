@@ -62,6 +62,11 @@ class TrainingJobs(World):
         if job := self.cluster.get("TrainingJob", NAME):
             self.cluster.write({**job, "spec": {**job["spec"], "image": image}})
 
+    @rule(suspend=st.booleans())
+    def somebody_suspends_or_resumes_it(self, suspend: bool) -> None:
+        if job := self.cluster.get("TrainingJob", NAME):
+            self.cluster.write({**job, "spec": {**job["spec"], "suspend": suspend}})
+
     @rule(number=numbers, how=st.sampled_from(["ok", "user", "out of memory", "killed", "terminated"]))
     def a_program_ends(self, number: int, how: str) -> None:
         if (pod := self.child(("Pod",), number)) and pod["status"]["phase"] == "Running":
@@ -93,6 +98,8 @@ class TrainingJobs(World):
             return f"{spent} restarts are followed by {spends}"
         if spends > spent:
             return self.wrongly_charged(before, after)
+        if before.get("phase") == "Suspended" and is_now > was:
+            return None
         if is_now > was and spends == spent and after["spec"]["image"] == self.image_of(was):
             return "an attempt begins without a reason"
         return None
@@ -125,6 +132,8 @@ class TrainingJobs(World):
     def applied(self, child: Manifest, status: Manifest) -> str | None:
         if status.get("phase") in FINAL:
             return "a finished job makes nothing"
+        if status.get("phase") == "Suspended" and "attempt" in status:
+            return "a job that is suspended makes nothing, until the next attempt is on record"
         if child["kind"] != "Job":
             return None
         attempt = int(child["metadata"]["labels"][labels.ATTEMPT])
@@ -141,11 +150,8 @@ class TrainingJobs(World):
 
     def deleted(self, child: Manifest, status: Manifest) -> str | None:
         attempt = int(child["metadata"]["name"].rpartition("-")[2])
-        if (
-            child["kind"] == "Job"
-            and attempt >= status.get("attempt", 1)
-            and status.get("phase") not in FINAL
-        ):
+        at_rest = status.get("phase") in (*FINAL, "Suspended")
+        if child["kind"] == "Job" and attempt >= status.get("attempt", 1) and not at_rest:
             return f"attempt {attempt} is ended and that is not on record"
         return None
 
@@ -155,6 +161,9 @@ class TrainingJobs(World):
         if owner is None:
             return f"{len(jobs + services)} children are left" if jobs or services else None
         status = owner.get("status", {})
+        if owner["spec"].get("suspend") and status.get("phase") == "Suspended":
+            pods = [pod["metadata"]["name"] for pod in self.cluster.of("Pod") if not is_terminal(pod)]
+            return f"what is suspended runs: {pods}" if pods or jobs else None
         if status.get("phase") not in FINAL:
             return f"it has not ended: {status.get('phase')}: {status.get('conditions')}"
         if status["observedGeneration"] != owner["metadata"]["generation"]:

@@ -47,6 +47,10 @@ class Life(TrainingJobs):
         if running and self._met and pod["metadata"]["uid"] not in self._met:
             self.controllers.end(again or pod, "ok")
 
+    def resume_if_suspended(self, obj: Manifest) -> None:
+        if obj["kind"] == "TrainingJob" and obj.get("status", {}).get("phase") == "Suspended":
+            self.somebody_suspends_or_resumes_it(False)
+
     def lived(self, policy: Manifest) -> Life:
         self.create(2, policy)
         for _ in range(ROUNDS):
@@ -92,6 +96,16 @@ def the_spec_is_changed(life: Life, pods: list[Manifest]) -> None:
     life.somebody_changes_the_spec("i:2")
 
 
+def it_is_suspended(life: Life, pods: list[Manifest]) -> None:
+    life.somebody_suspends_or_resumes_it(True)
+
+
+def it_is_suspended_and_resumed(life: Life, pods: list[Manifest]) -> None:
+    """Resumed when it is on record that it was suspended, whatever has been done about it."""
+    it_is_suspended(life, pods)
+    life.cluster.listeners.append(lambda what, obj: life.resume_if_suspended(obj))
+
+
 def the_job_is_deleted(life: Life, pods: list[Manifest]) -> None:
     life.cluster.delete("Job", f"{NAME}-worker-1", foreground=True)
 
@@ -110,6 +124,8 @@ LIVES: dict[str, tuple[Happening, Manifest, tuple[str, int, dict[str, int] | Non
     ),
     "the program's error": (one_ends("user"), {}, ("Failed", 1, None)),
     "the spec is changed": (the_spec_is_changed, {}, ("Succeeded", 2, None)),
+    "suspended": (it_is_suspended, {}, ("Suspended", 1, None)),
+    "suspended and resumed": (it_is_suspended_and_resumed, {}, ("Succeeded", 2, None)),
     "its Job is deleted": (the_job_is_deleted, {}, ("Succeeded", 1, None)),
 }
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, WithJsonSchema
 
-from capstan_operator.api.base import Model, Rule
+from capstan_operator.api.base import Model, Rule, Text
 from capstan_operator.api.common import (
     ACCELERATOR_ONCE,
     TEMPLATE,
@@ -25,6 +25,8 @@ from capstan_operator.api.training_status import TrainingJobStatus
 
 KIND = "TrainingJob"
 PLURAL = "trainingjobs"
+#: This operator, in managedBy.
+MANAGER = "capstan.dev/operator"
 
 Processes = Annotated[
     int | Literal["auto"],
@@ -154,6 +156,31 @@ class TrainingJobSpec(Model):
             " ends no attempt."
         ),
     )
+    suspend: bool = Field(
+        False,
+        description=(
+            "Whether the job stands still. true: its pods get SIGTERM and checkpoint.gracePeriod to save, and"
+            " are given up; nothing counts as a failure. false: the next attempt begins, with whatever else"
+            " of the spec was changed meanwhile."
+        ),
+    )
+    managed_by: (
+        Annotated[
+            str,
+            Text(
+                "[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?",
+                "must be a path with a domain, such as example.com/controller",
+                63,
+            ),
+        ]
+        | None
+    ) = Field(
+        None,
+        description=(
+            f"Who acts on this job, as a Job's managedBy. None or {MANAGER}: this operator. Anybody else: it"
+            " leaves the job and its status alone. Cannot be changed."
+        ),
+    )
     supervise: bool = Field(
         True,
         description=(
@@ -163,7 +190,16 @@ class TrainingJobSpec(Model):
         ),
     )
 
-    rules = (ACCELERATOR_ONCE, *DATA_ONCE)
+    rules = (
+        ACCELERATOR_ONCE,
+        *DATA_ONCE,
+        Rule(
+            "has(self.managedBy) == has(oldSelf.managedBy)"
+            " && (!has(self.managedBy) || self.managedBy == oldSelf.managedBy)",
+            "managedBy cannot be changed: delete the job and create it anew",
+            lambda _: True,
+        ),
+    )
 
 
 class TrainingJob(Model):

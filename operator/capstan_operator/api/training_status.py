@@ -92,12 +92,24 @@ class OutputStatus(Model):
 class TrainingJobStatus(Model):
     """What has become of the job."""
 
-    phase: Literal["Pending", "Initializing", "Running", "Restarting", "Succeeded", "Failed"] | None = Field(
+    phase: (
+        Literal[
+            "Queued",
+            "Pending",
+            "Initializing",
+            "Running",
+            "Restarting",
+            "Suspended",
+            "Succeeded",
+            "Failed",
+        ]
+        | None
+    ) = Field(
         None,
         description=(
-            "Where the job is: Pending (no room, no image: see conditions), Initializing, Running,"
-            " Restarting (a new"
-            " attempt begins), Succeeded, Failed. The last two are final."
+            "Where the job is: Queued (held back by a scheduling gate or a queue), Pending (no room, no"
+            " image: see conditions), Initializing, Running, Restarting (a new attempt begins), Suspended,"
+            " Succeeded, Failed. The last two are final."
         ),
     )
     conditions: Conditions | None = None

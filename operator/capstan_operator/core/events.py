@@ -13,6 +13,10 @@ _PASSING: Final = frozenset({"PodsPending", "Initializing"})
 _CALM: Final = frozenset(
     {
         "Restarting",
+        "Resumed",
+        "Suspended",
+        "Queued",
+        "SchedulingGated",
         "Updating",
         "Ending",
         "TrainingJobNotFinished",

@@ -371,6 +371,97 @@ def test_the_attempts_after_one_out_of_memory_have_the_remedy() -> None:
     assert world.status["failure"]["class"] == "outOfMemory"
 
 
+def test_a_job_is_suspended_changed_and_resumed() -> None:
+    world = training()
+    world.step()
+    first = world.controller("Job")
+    world.run(first, 2)
+    world.step()
+    world.resource["spec"]["suspend"] = True
+    plan = world.step()
+    assert plan.decision
+    assert [ref.name for ref in plan.delete] == ["digits-worker-1"]
+    assert (world.status["phase"], world.ready()) == ("Suspended", ("False", "Suspended"))
+    assert "2 pods save and end" in world.status["conditions"][0]["message"]
+    world.end(first, 0, 143, **{"class": "infrastructure", "reason": "Terminated", "message": "m"})
+    world.end(first, 1, 1, **{"class": "user", "reason": "NonZeroExit", "message": "m"})
+    world.condition(first, "FailureTarget", "Failed")
+    world.step()
+    world.children = {key: child for key, child in world.children.items() if key[0] == "Service"}
+    world.resource["spec"]["replicas"] = 3
+    plan = world.step()
+    assert (plan.decision, plan.apply, plan.delete) == (False, (), ())
+    assert "No pods run" in world.status["conditions"][0]["message"]
+    del world.resource["spec"]["suspend"]
+    assert world.step().decision
+    world.step()
+    job = world.children["Job", "digits-worker-2"]
+    assert (job["spec"]["completions"], world.status["attempt"]) == (3, 2)
+    assert not {"restarts", "failure"} & world.status.keys(), "nothing has failed"
+    told = [event.reason for event in world.events]
+    assert told == ["Running", "Suspended", "Resumed", "Restarting"]
+
+
+def test_a_job_that_is_suspended_from_the_first_has_not_begun() -> None:
+    world = training(suspend=True)
+    world.step()
+    assert world.children == {}
+    assert not {"attempt", "startTime"} & world.status.keys()
+    world.resource["spec"]["suspend"] = False
+    world.step()
+    assert (world.status["attempt"], world.status["phase"]) == (1, "Pending")
+    assert ("Job", "digits-worker-1") in world.children
+
+
+def test_what_was_not_on_record_as_suspended_goes_on() -> None:
+    world = training()
+    world.step()
+    world.run(world.controller("Job"), 2)
+    world.step()
+    world.resource["spec"]["suspend"] = True
+    world.plan()
+    world.resource["spec"]["suspend"] = False
+    world.step()
+    assert (world.status["attempt"], world.status["phase"]) == (1, "Running")
+
+
+def test_a_job_that_completes_while_it_is_suspended_has_succeeded() -> None:
+    world = training()
+    world.step()
+    job = world.controller("Job")
+    world.resource["spec"]["suspend"] = True
+    for index in (0, 1):
+        world.end(job, index, 0, **{"class": "ok", "reason": "Completed"})
+    world.condition(job, "Complete")
+    world.step()
+    assert world.status["phase"] == "Succeeded"
+
+
+def test_a_queue_that_takes_the_room_away_is_no_failure() -> None:
+    world = training()
+    world.step()
+    job = world.controller("Job")
+    job["spec"]["suspend"] = True
+    world.step()
+    assert (world.status["phase"], world.ready()) == ("Queued", ("False", "Queued"))
+    assert "suspend" not in world.plan().apply[-1]["spec"], "that is the queue's"
+    world.run(world.controller("Job"), 2)
+    world.step()
+    assert world.status["phase"] == "Running"
+    world.children["Pod", "digits-worker-1-1"]["metadata"] |= {"deletionTimestamp": world.now.isoformat()}
+    world.children["Job", "digits-worker-1"]["spec"]["suspend"] = True
+    plan = world.step()
+    assert (plan.decision, plan.delete) == (False, ())
+    assert (world.status["attempt"], world.status["phase"]) == (1, "Queued")
+
+
+def test_another_controllers_job_is_left_alone() -> None:
+    world = training(managedBy="example.com/other")
+    plan = world.step()
+    assert (plan.status, plan.apply, plan.events) == ({}, (), ())
+    assert training(managedBy="capstan.dev/operator").step().apply
+
+
 def test_other_budgets_end_no_attempt() -> None:
     world = training()
     world.step()

@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from capstan_operator.core import get, observed
 from capstan_operator.core.model import Manifest
-from capstan_operator.core.policies import failure
+from capstan_operator.core.policies import failure, pending
 from capstan_operator.core.policies.failure import Failure
 
 State = Literal["absent", "active", "ending", "succeeded", "failed"]
@@ -49,6 +49,9 @@ def standing(job: Manifest | None, pods: Sequence[Manifest], wants_output: bool,
         return _waited(job, "FailureTarget", False, ended, now, patience)
     if observed.deleted(job):
         return Standing("absent")
+    if pending.queued(job) is not None:
+        # A queue that takes a Job's room away ends its pods, and gives it back later: nothing has failed.
+        return Standing("active")
     going = [pod for pod in pods if observed.deleted(pod) and not observed.terminal(pod)]
     found = failure.first(pods) if going and not observed.is_true(job, "SuccessCriteriaMet") else None
     if found is not None and found.class_ == failure.INFRASTRUCTURE:

@@ -23,6 +23,8 @@ CONTAINER_CONFIG_INVALID: Final = "ContainerConfigInvalid"
 CONTAINER_CANNOT_START: Final = "ContainerCannotStart"
 CLAIM_NOT_FOUND: Final = "ClaimNotFound"
 CLAIM_NOT_BOUND: Final = "ClaimNotBound"
+SCHEDULING_GATED: Final = "SchedulingGated"
+QUEUED: Final = "Queued"
 UNSCHEDULABLE: Final = "Unschedulable"
 CONTAINER_FAILED: Final = "ContainerFailed"
 PODS_REFUSED: Final = "PodsRefused"
@@ -35,6 +37,9 @@ PATIENT: Final = frozenset({PODS_PENDING, INITIALIZING})
 UNPLACED: Final = frozenset(
     {IMAGE_PULL_FAILED, CLAIM_NOT_FOUND, CLAIM_NOT_BOUND, UNSCHEDULABLE, PODS_REFUSED, PODS_PENDING}
 )
+
+#: Reasons for which somebody else holds the pods back.
+HELD_BACK: Final = frozenset({SCHEDULING_GATED, QUEUED})
 
 #: Seconds after which a controller that has made no pod is taken to be refused them.
 SILENCE: Final = 10.0
@@ -97,6 +102,17 @@ def refused(controller: Manifest, now: datetime) -> Finding | None:
         " Mostly it is"
         " spec.template asking for more than the namespace's Pod Security Standard (restricted?) allows, a"
         " ResourceQuota that is used up, or a webhook.",
+    )
+
+
+def queued(job: Manifest) -> Finding | None:
+    """Whether somebody holds the Job back, as Kueue does until there is quota."""
+    if get.mapping(job, "spec").get("suspend") is not True:
+        return None
+    return Finding(
+        QUEUED,
+        f"The Job {get.name(job)} is suspended by a queue, or by hand, and begins when that is over:"
+        " `kubectl describe workload` shows what Kueue says.",
     )
 
 
@@ -173,6 +189,18 @@ def _claim(pod: Manifest, asked: Asked) -> Finding | None:
             f" exist or cannot provide it. ({detail})",
         )
     return None
+
+
+def _gated(pod: Manifest, asked: Asked) -> Finding | None:
+    del asked
+    if observed.condition(pod, "PodScheduled").get("reason") != SCHEDULING_GATED:
+        return None
+    gates = ", ".join(get.text(gate, "name") for gate in get.items(pod, "spec", "schedulingGates"))
+    return Finding(
+        SCHEDULING_GATED,
+        f"The pod {get.name(pod)} is held back by scheduling gates ({gates}): whoever set them, mostly a"
+        " queue, takes them away when its turn comes.",
+    )
 
 
 def _unschedulable(pod: Manifest, asked: Asked) -> Finding | None:
@@ -252,6 +280,7 @@ _CHECKS: Final[tuple[Callable[[Manifest, Asked], Finding | None], ...]] = (
     _image,
     _config,
     _claim,
+    _gated,
     _unschedulable,
     _failing,
     _unplaced,

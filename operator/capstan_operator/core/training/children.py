@@ -32,7 +32,7 @@ _MARGIN: Final = 15
 _UNITS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 #: Fields that say nothing of pods that run: changing them ends no attempt.
-_NOT_OF_PODS: Final = {"failure_policy"}
+_NOT_OF_PODS: Final = {"failure_policy", "suspend"}
 
 #: What the Job API lets nobody change once a Job is made.
 _IMMUTABLE: Final = (

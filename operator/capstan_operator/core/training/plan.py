@@ -6,25 +6,23 @@ final. Everything else is derived anew on each pass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
-from capstan_operator.api.training_job import TrainingJobSpec
-from capstan_operator.core import conditions, events, get, labels, names, observed, origin
+from capstan_operator.api.training_job import MANAGER, TrainingJobSpec
+from capstan_operator.core import conditions, events, get, labels, observed, origin
 from capstan_operator.core import spec as specs
 from capstan_operator.core.model import Event, Manifest, ObjectRef, Observed, Plan, Settings
 from capstan_operator.core.policies import attempt as attempts
 from capstan_operator.core.policies import failure, pending, restart
 from capstan_operator.core.policies.failure import Failure
 from capstan_operator.core.policies.finding import Finding
-from capstan_operator.core.training import children, status
+from capstan_operator.core.training import children, gang, status
 
-#: Seconds for which a dead node's pods of an earlier attempt are waited for once their grace is over.
-LEFT_BEHIND: Final = 30.0
 ENDING: Final = "Ending"
 RESTARTING: Final = "Restarting"
 SPEC_CHANGED: Final = "SpecChanged"
+RESUMED: Final = "Resumed"
 
 
 def references(resource: Manifest) -> tuple[ObjectRef, ...]:
@@ -36,7 +34,8 @@ def references(resource: Manifest) -> tuple[ObjectRef, ...]:
 def plan(resource: Manifest, seen: Observed, now: datetime, settings: Settings) -> Plan:
     """What should become of a TrainingJob now."""
     old = get.mapping(resource, "status")
-    if observed.deleted(resource):
+    manager = get.text(resource, "spec", "managedBy")
+    if observed.deleted(resource) or manager not in ("", MANAGER):
         return Plan(status=old)
     if get.text(old, "phase") in status.FINAL:
         return _finished(resource, old, seen)
@@ -51,8 +50,8 @@ def _active(
 ) -> Plan:
     attempt = max(1, get.number(resource, "status", "attempt"))
     service = children.peers_service(resource)
-    live = _job(resource, seen, attempt)
-    pods = _pods(seen, attempt, live)
+    live = gang.job(resource, seen, attempt)
+    pods = gang.pods(seen, attempt, live)
     facts = status.Facts(resource, spec, attempt, pods, live, now)
     wants_output = spec.output is not None and children.supervised(spec)
     standing = attempts.standing(live, pods, wants_output, now)
@@ -60,6 +59,13 @@ def _active(
     if standing.state == "succeeded":
         # Nothing is applied: what the cluster said to it would be the last word of a job that has ended well.
         return Plan(status=status.succeeded(facts), decision=True)
+    if spec.suspend:
+        return _suspended(facts, seen)
+    if get.text(resource, "status", "phase") == status.SUSPENDED and get.number(
+        resource, "status", "attempt"
+    ):
+        reason = Finding(RESUMED, f"The job is resumed: attempt {attempt + 1} begins.")
+        return _next_attempt(facts, reason, service, seen, {})
     if live is not None and _changed(resource, spec, live):
         # Also when it has failed: the spec that failed is no longer asked for.
         reason = Finding(
@@ -72,11 +78,11 @@ def _active(
         finding = Finding(ENDING, "A replica has ended, and the others are waited for.")
         return Plan(status.active(facts, finding), apply=(service,), requeue_after=standing.look_again)
 
-    wait = _left_behind(seen, now) if standing.state == "absent" else None
+    wait = gang.left_behind(seen, now) if standing.state == "absent" else None
     if wait is not None:
         message = f"Pods of an earlier gang are waited for to end; then attempt {attempt} begins."
         told = status.active(facts, Finding(RESTARTING if attempt > 1 else pending.PODS_PENDING, message))
-        return Plan(told, apply=(service,), delete=_earlier(seen, attempt), requeue_after=wait)
+        return Plan(told, apply=(service,), delete=gang.earlier(seen, attempt), requeue_after=wait)
     desired = children.job(resource, spec, attempt, settings, live)
     if live is not None and standing.state == "active":
         desired = children.kept(desired, live)
@@ -84,7 +90,7 @@ def _active(
     return Plan(
         status=status.active(facts, finding),
         apply=(service, desired),
-        delete=_earlier(seen, attempt),
+        delete=gang.earlier(seen, attempt),
         requeue_after=look_again,
     )
 
@@ -95,6 +101,9 @@ def _why(facts: status.Facts) -> tuple[Finding, float | None]:
         if facts.attempt > 1:
             return Finding(RESTARTING, f"Attempt {facts.attempt} begins."), None
         return Finding(pending.PODS_PENDING, "The job's pods are being made."), None
+    held_back = pending.queued(facts.job)
+    if held_back is not None:
+        return held_back, None
     if any(failure.began(pod) for pod in facts.pods):
         return Finding(ENDING, "A replica has failed, and the others are ended."), None
     if facts.started == facts.spec.replicas:
@@ -109,10 +118,22 @@ def _why(facts: status.Facts) -> tuple[Finding, float | None]:
     return pending.why(facts.pods, asked), None
 
 
+def _suspended(facts: status.Facts, seen: Observed) -> Plan:
+    """Record that the job stands still, then end its gang: what becomes of that is nobody's failure."""
+    going = observed.count(not observed.terminal(pod) for pod in observed.of_kind(seen, "Pod"))
+    return Plan(
+        status=status.suspended(facts, going),
+        delete=gang.earlier(seen, facts.attempt + 1),
+        decision=get.text(facts.resource, "status", "phase") != status.SUSPENDED,
+    )
+
+
 def _failed(facts: status.Facts, why: Failure, service: Manifest, seen: Observed) -> Plan:
     old = get.mapping(facts.resource, "status")
     if not restart.allowed(old, why, facts.spec.failure_policy):
-        return Plan(status=status.failed(facts, why), delete=_unfinished(seen, facts.attempt), decision=True)
+        return Plan(
+            status=status.failed(facts, why), delete=gang.unfinished(seen, facts.attempt), decision=True
+        )
     reason = Finding(
         RESTARTING, f"Attempt {facts.attempt} failed ({why.reason}) and is tried again: {why.message}"
     )
@@ -128,7 +149,7 @@ def _next_attempt(
     return Plan(
         status=new,
         apply=(service,),
-        delete=_earlier(seen, facts.attempt + 1),
+        delete=gang.earlier(seen, facts.attempt + 1),
         events=(Event("Warning" if update else "Normal", reason.reason, reason.message),),
         decision=True,
         requeue_after=1.0,
@@ -141,7 +162,7 @@ def _finished(resource: Manifest, old: Manifest, seen: Observed) -> Plan:
     generation = get.number(resource, "metadata", "generation")
     return Plan(
         status={**old, "observedGeneration": generation},
-        delete=_earlier(seen, attempt) if old["phase"] == "Succeeded" else _unfinished(seen, attempt),
+        delete=gang.earlier(seen, attempt) if old["phase"] == "Succeeded" else gang.unfinished(seen, attempt),
     )
 
 
@@ -151,22 +172,6 @@ def _told(old: Manifest, new: Plan) -> Plan:
     known = {event.reason for event in new.events}
     extra = tuple(event for event in told if event.reason not in known)
     return Plan(new.status, new.apply, new.delete, new.events + extra, new.requeue_after, new.decision)
-
-
-def _job(resource: Manifest, seen: Observed, attempt: int) -> Manifest | None:
-    name = names.job(resource["metadata"]["name"], children.ROLE, attempt)
-    return next((job for job in observed.of_kind(seen, "Job") if get.name(job) == name), None)
-
-
-def _pods(seen: Observed, attempt: int, job: Manifest | None) -> Sequence[Manifest]:
-    """The pods of the attempt's Job; not those of one that had its name before."""
-    uid = get.text(job, "metadata", "uid")
-    return [
-        pod
-        for pod in observed.pods(seen, labels.ATTEMPT, str(attempt))
-        if job is not None
-        and any(get.text(owner, "uid") == uid for owner in get.items(pod, "metadata", "ownerReferences"))
-    ]
 
 
 def _changed(resource: Manifest, spec: TrainingJobSpec, job: Manifest) -> bool:
@@ -179,48 +184,3 @@ def _changed(resource: Manifest, spec: TrainingJobSpec, job: Manifest) -> bool:
     before = get.text(job, "metadata", "annotations", labels.SPEC_HASH)
     refused = observed.condition(resource, conditions.READY).get("reason") == specs.INVALID_SPEC
     return before not in {"", asked.spec} and (refused or not origin.seen(resource))
-
-
-def _number(job: Manifest) -> int:
-    """A Job's attempt, by its name: a label can be edited, and the gang would be ended for it."""
-    found = get.name(job).rpartition("-")[2]
-    return int(found) if found.isascii() and found.isdecimal() and len(found) < 10 else 0
-
-
-def _earlier(seen: Observed, attempt: int) -> tuple[ObjectRef, ...]:
-    """The Jobs of the attempts before, that nobody has deleted yet."""
-    return tuple(
-        observed.reference(job)
-        for job in observed.of_kind(seen, "Job")
-        if _number(job) < attempt and not observed.deleted(job)
-    )
-
-
-def _unfinished(seen: Observed, attempt: int) -> tuple[ObjectRef, ...]:
-    """What still runs of a job that has failed for good. A Job that has ended is kept for its logs."""
-    last = (
-        observed.reference(job)
-        for job in observed.of_kind(seen, "Job")
-        if _number(job) == attempt
-        and not observed.deleted(job)
-        and not any(observed.is_true(job, condition) for condition in ("Failed", "FailureTarget", "Complete"))
-    )
-    return (*_earlier(seen, attempt), *last)
-
-
-def _left_behind(seen: Observed, now: datetime) -> float | None:
-    """Seconds until pods, when there is no Job, are looked at again; None when there is nothing to wait for.
-
-    They hold accelerators and may still write a checkpoint, and those of a Job that was deleted in the
-    background have the next one's host names: the two gangs would meet. A dead node's pods end when somebody
-    says so, and are not waited for.
-    """
-    waits = []
-    for pod in observed.of_kind(seen, "Pod"):
-        if observed.terminal(pod):
-            continue
-        end = get.time(pod, "metadata", "deletionTimestamp")
-        left = (end + timedelta(seconds=LEFT_BEHIND) - now).total_seconds() if end else LEFT_BEHIND
-        if left > 0:
-            waits.append(left)
-    return max(1.0, min(*waits, LEFT_BEHIND)) if waits else None

@@ -19,6 +19,7 @@ from capstan_operator.core.training import children
 SUCCEEDED: Final = "Succeeded"
 FAILED: Final = "Failed"
 FINAL: Final = frozenset({SUCCEEDED, FAILED})
+SUSPENDED: Final = "Suspended"
 SUPERVISED: Final = "Supervised"
 #: kstatus: it will not become ready by itself.
 STALLED: Final = "Stalled"
@@ -68,6 +69,22 @@ def restarting(facts: Facts, reason: Finding) -> Manifest:
     """The next attempt has been decided on."""
     following = Facts(facts.resource, facts.spec, facts.attempt + 1, (), None, facts.now)
     return {**active(following, reason), "phase": "Restarting"}
+
+
+def suspended(facts: Facts, going: int) -> Manifest:
+    """Nothing is to run; `going` pods still do. What has not begun has no attempt, and no beginning."""
+    what = f"{going} pods save and end" if going else "No pods run"
+    result = _status(
+        facts,
+        SUSPENDED,
+        [
+            Condition(READY, FALSE, SUSPENDED, f"{what}, as spec.suspend says. Set it to false to go on."),
+            Condition(SUCCEEDED, UNKNOWN, "NotFinished", "The job has not ended yet."),
+            Condition(FAILED, FALSE, "NotFailed", "The job has not failed for good."),
+        ],
+    )
+    begun = get.number(facts.resource, "status", "attempt") or facts.job
+    return result if begun else {k: v for k, v in result.items() if k not in ("attempt", "startTime")}
 
 
 def succeeded(facts: Facts) -> Manifest:
@@ -157,6 +174,8 @@ def _phase(reason: str, has_job: bool) -> str:
         return "Restarting"
     if reason == "Ending":
         return "Running"
+    if reason in pending.HELD_BACK:
+        return "Queued"
     return "Pending" if reason in pending.UNPLACED or not has_job else "Initializing"
 
 

@@ -8,13 +8,14 @@ import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
-from capstan_serving import log_settings, memory, settings, table, termination
+from capstan_serving import log_settings, memory, otlp, settings, table, termination
 from capstan_serving._native import Server
 from capstan_serving.backends import onnx, providers
 from capstan_serving.catalog import Catalog
 from capstan_serving.control import Control
 from capstan_serving.lifecycle import Lifecycle
 from capstan_serving.loading import Loader
+from capstan_serving.otlp import Exporter
 from capstan_serving.repository import Repository
 from capstan_serving.settings import Settings
 
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def serve(chosen: Settings, stop: threading.Event) -> None:
     """Listen, load, be ready, and drain once `stop` is set. StartError when there is nothing to serve."""
     models = Catalog()
-    control = Control(models)
+    exporter = _exporter(chosen)
+    control = Control(models, exporter)
     control.shared_memory = chosen.allow_shared_memory
     try:
         server = Server(
@@ -60,6 +62,7 @@ def serve(chosen: Settings, stop: threading.Event) -> None:
             queue_size=chosen.queue_size,
             allow_shared_memory=chosen.allow_shared_memory,
             response_cache_bytes=chosen.response_cache_bytes,
+            tracer=exporter.tracer if exporter else None,
         )
     except OSError as error:
         raise StartError("AddressUnavailable", f"{error}; choose another port or address") from error
@@ -68,9 +71,27 @@ def serve(chosen: Settings, stop: threading.Event) -> None:
         _run(chosen, models, server, stop)
     finally:
         _log.info("draining")
-        if not server.drain(chosen.drain_timeout):
+        drained = server.drain(chosen.drain_timeout)
+        if exporter:
+            exporter.stop()
+        if not drained:
             _abandon(chosen)
         _log.info("drained")
+
+
+def _exporter(chosen: Settings) -> Exporter | None:
+    """Where traces go. A wrong environment stops no server, for it may be that of a whole cluster."""
+    try:
+        collector = otlp.collector(chosen.trace_otlp_endpoint, os.environ)
+    except otlp.Misconfigured as error:
+        if chosen.trace_otlp_endpoint:
+            raise StartError("TracingMisconfigured", str(error)) from error
+        _log.warning("nothing is traced: %s", error)
+        return None
+    if collector is None:
+        return None
+    _log.info("requests are traced, and exported to %s", collector.url)
+    return Exporter(collector)
 
 
 def _run(chosen: Settings, models: Catalog, server: Server, stop: threading.Event) -> None:

@@ -32,6 +32,31 @@ class Handle:
     # Once it is replaced or removed: whether its last request was answered within `timeout` seconds.
     def wait(self, timeout: float) -> bool: ...
 
+# What requests are recorded in, to be exported.
+class Tracer:
+    # `ratio` of the traces is recorded, and, if it is `parent_based`, what the sender of a request says is.
+    # `queue_size` spans wait at most; `batch_size` are taken together.
+    def __new__(
+        cls,
+        *,
+        resource: list[tuple[str, str]],
+        parent_based: bool,
+        ratio: float,
+        queue_size: int,
+        batch_size: int,
+    ) -> Self: ...
+    # Set what is traced of a model, or, without a name, of all without their own settings.
+    def set(self, model: str, *, timestamps: bool, rate: int, count: int, log_frequency: int) -> None: ...
+    # How many requests are traced yet; below 0: without end.
+    def left(self, model: str) -> int: ...
+    # Wait for a batch, or `timeout` seconds for what there is: an export request, and how many spans it has.
+    def take(self, timeout: float) -> tuple[bytes, int] | None: ...
+    # From here on `take` does not wait.
+    def close(self) -> None: ...
+    # Spans that found no room.
+    @property
+    def dropped(self) -> int: ...
+
 # The front end. It listens from its creation on, and is ready when it is told so.
 class Server:
     # Listen on the ports for HTTP, gRPC and metrics (0: any). OSError when one is taken.
@@ -46,6 +71,7 @@ class Server:
         queue_size: int,
         allow_shared_memory: bool = False,
         response_cache_bytes: int = 0,
+        tracer: Tracer | None = None,
     ) -> Self: ...
     @property
     def http_port(self) -> int: ...

@@ -14,6 +14,7 @@ from capstan_serving.catalog import Catalog
 from capstan_serving.counters import ModelStatistics
 from capstan_serving.errors import InvalidArgument, MethodNotAllowed, NotFound, Unimplemented
 from capstan_serving.log_settings import LogSettings
+from capstan_serving.otlp import Exporter
 from capstan_serving.trace_settings import TraceSettings
 
 EXTENSIONS = (
@@ -34,15 +35,17 @@ _Json = dict[str, Any]
 class Control:
     """Answers for the server's Python side. Called from several threads at once."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, exporter: Exporter | None = None) -> None:
         self.catalog = catalog
+        self.exporter = exporter
+        """Where traces go, in a server that traces."""
         self.statistics: Callable[[], list[ModelStatistics]] = list
         """The server's counters; there are none before there is a server."""
 
         self.shared_memory = False
         """Whether clients may pass tensors in shared memory."""
         self.logs = LogSettings()
-        self.traces = TraceSettings()
+        self.traces = TraceSettings(exporter.tracer if exporter else None)
 
     def http(self, door: str, method: str, path: list[str], body: bytes) -> tuple[str, bytes]:
         """Answer an HTTP request."""
@@ -66,7 +69,8 @@ class Control:
 
     def server_metadata(self, _arguments: _Json) -> _Json:
         """Who this is, and what it can."""
-        extensions = [*EXTENSIONS, *(["system_shared_memory"] if self.shared_memory else [])]
+        some = {"system_shared_memory": self.shared_memory, "trace": self.exporter is not None}
+        extensions = [*EXTENSIONS, *(name for name, offered in some.items() if offered)]
         return {"name": "capstan", "version": __version__, "extensions": extensions}
 
     def model_metadata(self, arguments: _Json) -> _Json:
@@ -243,7 +247,7 @@ def _json(answer: Callable[[Control, _Json], Any]) -> Callable[[Control, _Json],
 
 
 def _metrics(control: Control, _arguments: _Json) -> tuple[str, bytes]:
-    return metrics.CONTENT_TYPE, metrics.exposition(control.statistics(), control.catalog)
+    return metrics.CONTENT_TYPE, metrics.exposition(control.statistics(), control.catalog, control.exporter)
 
 
 _ROUTES: tuple[tuple[str, str, str, Callable[[Control, _Json], tuple[str, bytes]]], ...] = (

@@ -12,6 +12,7 @@ from prometheus_client import generate_latest
 from capstan_serving._native import BATCH_BOUNDS, DURATION_BOUNDS_US
 from capstan_serving.catalog import Entry
 from capstan_serving.counters import Histogram, ModelStatistics
+from capstan_serving.otlp import Exporter
 
 __all__ = ["CONTENT_TYPE", "exposition"]
 
@@ -105,10 +106,12 @@ _HISTOGRAMS: tuple[tuple[str, str, tuple[float, ...], float, Callable[[ModelStat
 """Name, help, bounds, what of the sum is one, and where it comes from."""
 
 
-def exposition(models: list[ModelStatistics], entries: Iterable[Entry]) -> bytes:
+def exposition(
+    models: list[ModelStatistics], entries: Iterable[Entry], exporter: Exporter | None = None
+) -> bytes:
     """The whole page."""
     entries = list(entries)
-    lines = [*_models(models), *_loads(entries), *_providers(entries)]
+    lines = [*_models(models), *_loads(entries), *_providers(entries), *_traces(exporter)]
     return "".join(f"{line}\n" for line in lines).encode() + generate_latest()
 
 
@@ -172,6 +175,14 @@ def _providers(entries: Iterable[Entry]) -> Iterator[str]:
                 yield f'{name}{{{label},provider="{provider}"}} 1'
             for provider in entry.loaded.missing:
                 yield f'{name}{{{label},provider="{provider}"}} 0'
+
+
+def _traces(exporter: Exporter | None) -> Iterator[str]:
+    if exporter:
+        name = "capstan_serving_trace_spans_total"
+        yield from _head(name, "Spans of traced requests, by what became of them", "counter")
+        yield f'{name}{{outcome="exported"}} {exporter.exported}'
+        yield f'{name}{{outcome="dropped"}} {exporter.dropped}'
 
 
 def _head(name: str, help_text: str, kind: str) -> Iterator[str]:

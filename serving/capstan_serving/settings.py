@@ -54,6 +54,7 @@ class Settings:
     max_request_bytes: int
     max_inflight_bytes: int
     allow_shared_memory: bool
+    trace_otlp_endpoint: str | None
     drain_timeout: float
     termination_log: Path | None
 
@@ -192,6 +193,12 @@ def _add_execution(group: argparse._ArgumentGroup) -> None:
 
 def _add_life(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
+    add(
+        "--trace-otlp-endpoint",
+        metavar="URL",
+        help="trace requests, and export them to this OTLP collector, such as http://collector:4318 "
+        "(default: OTEL_EXPORTER_OTLP_ENDPOINT; none: trace nothing)",
+    )
     add(
         "--drain-timeout",
         type=_seconds,

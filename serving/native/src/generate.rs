@@ -49,6 +49,7 @@ pub fn parse(body: &[u8], signature: &Signature) -> Result<InferRequest> {
         outputs: Outputs::new(signature).finish(false)?,
         timeout: parameters.timeout,
         priority: parameters.priority,
+        trace: None,
     })
 }
 

@@ -28,6 +28,7 @@ use crate::proto::{
 use crate::protobuf;
 use crate::reply;
 use crate::state::{State, parse_version};
+use crate::trace::{self, Context, Door};
 
 use message::{decode, decode_infer, encode};
 
@@ -38,7 +39,7 @@ const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 const ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 const KNOWN_ENCODINGS: HeaderValue = HeaderValue::from_static("identity, deflate, gzip");
 
-const SERVICE: &str = "inference.GRPCInferenceService";
+pub const SERVICE: &str = "inference.GRPCInferenceService";
 const HEALTH: &str = "grpc.health.v1.Health";
 
 const SERVING: i32 = 1;
@@ -83,6 +84,7 @@ async fn answer(
     let (parts, body) = request.into_parts();
     let deadline = deadline(&parts.headers)?;
     let path = parts.uri.path();
+    let trace = trace::context(state.tracing.as_ref(), &parts.headers);
     if path == format!("/{SERVICE}/ModelStreamInfer") {
         return Ok(stream::infer(
             state,
@@ -90,12 +92,14 @@ async fn answer(
             body,
             encoding,
             deadline,
+            trace,
         ));
     }
     let call = Call {
         state,
         body,
         encoding,
+        trace,
     };
     if path == format!("/{HEALTH}/Watch") {
         let request: Name = call.decode().await?;
@@ -147,11 +151,12 @@ struct Call<'a> {
     state: &'a Arc<State>,
     body: Incoming,
     encoding: Option<Encoding>,
+    trace: Option<Context>,
 }
 
 impl Call<'_> {
     /// The response message, in parts.
-    async fn answer(self, path: &str) -> Result<Vec<Bytes>> {
+    async fn answer(mut self, path: &str) -> Result<Vec<Bytes>> {
         // A CONNECT has no path, not even a slash.
         let (service, method) = path
             .strip_prefix('/')
@@ -161,7 +166,15 @@ impl Call<'_> {
         let state = self.state;
         match (service, method) {
             (SERVICE, "ModelInfer") => {
-                infer(state, decode_infer(self.read().await?)?, HashMap::new()).await
+                let trace = self.trace.take();
+                let request = decode_infer(self.read().await?)?;
+                infer(
+                    state,
+                    request,
+                    HashMap::new(),
+                    ("ModelInfer", trace.as_ref()),
+                )
+                .await
             }
             (SERVICE, "ServerLive") => {
                 self.read().await?;
@@ -240,15 +253,36 @@ impl Call<'_> {
     }
 }
 
+/// An inference, in a span of its own if it is traced.
 async fn infer(
     state: &State,
     request: ModelInferRequest,
     parameters: HashMap<String, InferParameter>,
+    (method, trace): (&'static str, Option<&Context>),
+) -> Result<Vec<Bytes>> {
+    let mut span =
+        trace.and_then(|trace| trace.begin(&request.model_name, || Door::Grpc { method }));
+    let answer = inferred(state, request, parameters, &mut span).await;
+    if let Some(span) = &mut span {
+        match &answer {
+            Ok(_) => span.end(0, None),
+            Err(failure) => span.end(failure.code.grpc().into(), Some(failure)),
+        }
+    }
+    answer
+}
+
+async fn inferred(
+    state: &State,
+    request: ModelInferRequest,
+    parameters: HashMap<String, InferParameter>,
+    span: &mut Option<Box<trace::Span>>,
 ) -> Result<Vec<Bytes>> {
     let version = parse_version(&request.model_version)?;
     let model = state.model(&request.model_name, version)?;
     let mut infer = protobuf::parse(request, &model.signature, &state.regions)
         .inspect_err(|_| model.refuse())?;
+    trace::follow(span, &model, &mut infer);
     let tensors = model.infer(&mut infer).await?;
     let outputs = reply::outputs(&model.signature, &infer.outputs, tensors)?;
     Ok(protobuf::render(

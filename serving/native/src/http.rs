@@ -15,6 +15,7 @@ use crate::generate;
 use crate::json;
 use crate::reply;
 use crate::state::{State, parse_version};
+use crate::trace::{self, Span};
 
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -41,10 +42,6 @@ async fn answer(
     let path = segments(request.uri().path())?;
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     match (door, path.as_slice()) {
-        ("http", ["v2", "models", name, "infer"]) => infer(state, name, "", request).await,
-        ("http", ["v2", "models", name, "versions", version, "infer"]) => {
-            infer(state, name, version, request).await
-        }
         ("http", ["v2", "health", "live"]) => {
             allow(&request, &Method::GET)?;
             Ok(Response::new(Reply::default()))
@@ -67,9 +64,9 @@ async fn answer(
                 "v2",
                 "models",
                 name,
-                kind @ ("generate" | "generate_stream"),
+                kind @ ("infer" | "generate" | "generate_stream"),
             ],
-        ) => generate(state, name, "", kind, request).await,
+        ) => inference(state, name, "", kind, request).await,
         (
             "http",
             [
@@ -78,9 +75,9 @@ async fn answer(
                 name,
                 "versions",
                 version,
-                kind @ ("generate" | "generate_stream"),
+                kind @ ("infer" | "generate" | "generate_stream"),
             ],
-        ) => generate(state, name, version, kind, request).await,
+        ) => inference(state, name, version, kind, request).await,
         (
             "http",
             [
@@ -140,11 +137,45 @@ fn model_readiness(state: &State, name: &str, version: &str) -> Result<Response<
     }
 }
 
+/// An inference by one of the extensions, in a span of its own if it is traced.
+async fn inference(
+    state: &State,
+    name: &str,
+    version: &str,
+    kind: &str,
+    request: Request<Bytes>,
+) -> Result<Response<Reply>> {
+    let context = trace::context(state.tracing.as_ref(), request.headers());
+    let mut span = context.and_then(|context| {
+        let versioned = if version.is_empty() {
+            ""
+        } else {
+            "/versions/{version}"
+        };
+        context.begin(name, || trace::Door::Http {
+            path: request.uri().path().to_owned(),
+            route: format!("/v2/models/{{model}}{versioned}/{kind}"),
+        })
+    });
+    let answer = match kind {
+        "infer" => infer(state, name, version, request, &mut span).await,
+        _ => generate(state, name, version, kind, request, &mut span).await,
+    };
+    if let Some(span) = &mut span {
+        match &answer {
+            Ok(response) => span.end(response.status().as_u16(), None),
+            Err(failure) => span.end(failure.code.http(), Some(failure)),
+        }
+    }
+    answer
+}
+
 async fn infer(
     state: &State,
     name: &str,
     version: &str,
     request: Request<Bytes>,
+    span: &mut Option<Box<Span>>,
 ) -> Result<Response<Reply>> {
     allow(&request, &Method::POST)?;
     let model = state.model(name, parse_version(version)?)?;
@@ -153,6 +184,7 @@ async fn infer(
     let body = decompressed(state, request).await?;
     let mut infer = json::parse(body, json_length, &model.signature, &state.regions)
         .inspect_err(|_| model.refuse())?;
+    trace::follow(span, &model, &mut infer);
     let tensors = model.infer(&mut infer).await?;
     let outputs = reply::outputs(&model.signature, &infer.outputs, tensors)?;
     let rendered = json::render(&infer.id, (&model.name, &model.version), &outputs)?;
@@ -181,11 +213,13 @@ async fn generate(
     version: &str,
     kind: &str,
     request: Request<Bytes>,
+    span: &mut Option<Box<Span>>,
 ) -> Result<Response<Reply>> {
     allow(&request, &Method::POST)?;
     let model = state.model(name, parse_version(version)?)?;
     let body = decompressed(state, request).await?;
     let mut infer = generate::parse(&body, &model.signature).inspect_err(|_| model.refuse())?;
+    trace::follow(span, &model, &mut infer);
     let rendered = model.infer(&mut infer).await.and_then(|tensors| {
         let outputs = reply::outputs(&model.signature, &infer.outputs, tensors)?;
         generate::render(&infer.id, (&model.name, &model.version), &outputs)

@@ -184,6 +184,7 @@ pub fn parse(
         timeout: parameters.timeout,
         priority: parameters.priority,
         id: request.id.into_owned(),
+        trace: None,
     })
 }
 

@@ -34,3 +34,4 @@ pub mod shm;
 pub mod signature;
 pub mod state;
 pub mod tensor;
+pub mod trace;

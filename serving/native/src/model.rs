@@ -15,6 +15,7 @@ use crate::request::InferRequest;
 use crate::scheduling::Scheduling;
 use crate::signature::Signature;
 use crate::tensor::Tensor;
+use crate::trace::Mark;
 
 /// What executes a batch. `inputs` are in the signature's order; `outputs` are places in it.
 pub trait Backend: Send + Sync {
@@ -73,6 +74,7 @@ struct Job {
     rows: usize,
     bytes: usize,
     reply: oneshot::Sender<Outcome>,
+    trace: Option<Arc<Mark>>,
 }
 
 impl queue::Job for Job {
@@ -179,6 +181,7 @@ impl Model {
         if let Some(outputs) = found {
             self.counters.cache_hit.add(1, looking);
             self.counters.succeeded(looking);
+            request.trace.iter().for_each(|trace| trace.cached());
             return Ok(outputs);
         }
         let outputs = self.execute_soon(request, start).await?;
@@ -235,6 +238,7 @@ impl Model {
             inputs,
             outputs: request.outputs.iter().map(|wanted| wanted.output).collect(),
             reply,
+            trace: request.trace.take(),
         };
         let mut shared = self.lock();
         if shared.queue.closed() {

@@ -94,6 +94,7 @@ pub fn parse(
         timeout: parameters.timeout,
         priority: parameters.priority,
         id: request.id,
+        trace: None,
     })
 }
 

@@ -20,9 +20,11 @@ use crate::state::{Control, State};
 
 mod backend;
 mod scheduling;
+mod tracer;
 
 use backend::{Batch, Memory, PythonBackend};
 use scheduling::SchedulingView;
+use tracer::Tracer;
 
 /// Turn an exception into a failure: one of the package's own errors names its code, any other is a bug
 /// and is logged with its traceback.
@@ -160,7 +162,7 @@ struct Server {
 #[pymethods]
 impl Server {
     #[new]
-    #[pyo3(signature = (control, *, host, ports, max_request_bytes, max_inflight_bytes, queue_size, allow_shared_memory = false, response_cache_bytes = 0))]
+    #[pyo3(signature = (control, *, host, ports, max_request_bytes, max_inflight_bytes, queue_size, allow_shared_memory = false, response_cache_bytes = 0, tracer = None))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords")]
     fn new(
         py: Python<'_>,
@@ -172,13 +174,15 @@ impl Server {
         queue_size: usize,
         allow_shared_memory: bool,
         response_cache_bytes: usize,
+        tracer: Option<PyRef<'_, Tracer>>,
     ) -> PyResult<Self> {
-        let state = State::new(
+        let mut state = State::new(
             Box::new(PythonControl(control)),
             max_request_bytes,
             max_inflight_bytes,
             allow_shared_memory,
         );
+        state.tracing = tracer.map(|tracer| tracer.tracing());
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = (processors / 2).clamp(1, 8);
         let native = py
@@ -343,6 +347,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Handle>()?;
     module.add_class::<Batch>()?;
     module.add_class::<Memory>()?;
+    module.add_class::<Tracer>()?;
     module.add("DURATION_BOUNDS_US", PyTuple::new(module.py(), BOUNDS_US)?)?;
     module.add("BATCH_BOUNDS", PyTuple::new(module.py(), BOUNDS_ROWS)?)?;
     Ok(())

@@ -1,5 +1,6 @@
 //! A validated inference request, whatever protocol brought it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::classification;
@@ -7,6 +8,7 @@ use crate::error::{Failure, Result};
 use crate::shm::{Regions, Slot};
 use crate::signature::Signature;
 use crate::tensor::Tensor;
+use crate::trace::Mark;
 
 /// An output the caller wants.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +35,8 @@ pub struct InferRequest {
     pub timeout: Option<Duration>,
     /// 1 is the highest; 0 asks for the model's default.
     pub priority: u64,
+    /// Where its execution is written down, if it is traced.
+    pub trace: Option<Arc<Mark>>,
 }
 
 /// A parameter, on either protocol.

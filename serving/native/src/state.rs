@@ -12,6 +12,7 @@ use crate::allowance::Allowance;
 use crate::error::{Failure, Result};
 use crate::model::Model;
 use crate::shm::Regions;
+use crate::trace::Tracing;
 
 /// Answers whatever is not hot. Called on a thread that may block.
 pub trait Control: Send + Sync {
@@ -66,6 +67,8 @@ pub struct State {
     /// Bytes of all of them together.
     pub inflight: Arc<Allowance>,
     pub regions: Regions,
+    /// None: nothing is traced.
+    pub tracing: Option<Arc<Tracing>>,
 }
 
 impl State {
@@ -84,6 +87,7 @@ impl State {
             max_request,
             inflight: Allowance::new(max_inflight),
             regions: Regions::new(allow_shared_memory, max_request),
+            tracing: None,
         }
     }
 

@@ -22,6 +22,7 @@ use crate::proto::{
     ModelInferResponse, ModelStreamInferResponse,
 };
 use crate::state::State;
+use crate::trace::Context;
 
 /// Requests of one stream that are inferred at the same time; more are read when one is answered.
 const PENDING: usize = 32;
@@ -52,6 +53,7 @@ pub fn infer(
     body: Incoming,
     encoding: Option<Encoding>,
     deadline: Option<Duration>,
+    trace: Option<Context>,
 ) -> Response<Reply> {
     let errors_end_it = headers
         .get("triton_grpc_error")
@@ -64,6 +66,7 @@ pub fn infer(
             sender: &sender,
             encoding,
             errors_end_it,
+            trace,
         };
         let outcome = match deadline {
             None => stream.run(&state, messages).await,
@@ -80,6 +83,8 @@ struct Stream<'a> {
     sender: &'a mpsc::Sender<Frame<Bytes>>,
     encoding: Option<Encoding>,
     errors_end_it: bool,
+    /// Every request of the stream has the stream's parent.
+    trace: Option<Context>,
 }
 
 impl Stream<'_> {
@@ -100,7 +105,9 @@ impl Stream<'_> {
                 message = messages.next(), if reading && pending.len() < PENDING => {
                     match message.and_then(|message| message.map(decode_infer).transpose()) {
                         Ok(None) => reading = false,
-                        Ok(Some(request)) => pending.push_back(begin(state, request)),
+                        Ok(Some(request)) => {
+                            pending.push_back(begin(state, request, self.trace.clone()));
+                        },
                         Err(failure) => (reading, broken) = (false, Some(failure)),
                     }
                 }
@@ -148,7 +155,7 @@ impl Stream<'_> {
     }
 }
 
-fn begin(state: &Arc<State>, request: ModelInferRequest) -> Pending {
+fn begin(state: &Arc<State>, request: ModelInferRequest, trace: Option<Context>) -> Pending {
     let state = Arc::clone(state);
     Pending {
         id: request.id.clone(),
@@ -157,7 +164,13 @@ fn begin(state: &Arc<State>, request: ModelInferRequest) -> Pending {
                 choice: Some(Choice::Bool(true)),
             };
             let parameters = HashMap::from([("triton_final_response".to_owned(), last)]);
-            super::infer(&state, request, parameters).await
+            super::infer(
+                &state,
+                request,
+                parameters,
+                ("ModelStreamInfer", trace.as_ref()),
+            )
+            .await
         }),
     }
 }

@@ -11,6 +11,7 @@ use crate::counters::Reason;
 use crate::error::{Failure, Result};
 use crate::queue::{self, Waiting};
 use crate::tensor::{Tensor, concatenate, split};
+use crate::trace::Executed;
 
 impl Model {
     pub(super) fn run(&self, batch: Batch) {
@@ -28,7 +29,7 @@ impl Model {
         let together = match requests.len() {
             1 => None,
             _ => self
-                .guarded(|| self.run_together(&requests))
+                .guarded(|| self.run_together(&requests, taken))
                 .unwrap_or_default(),
         };
         match together {
@@ -43,7 +44,7 @@ impl Model {
             None => {
                 let answers: Vec<Answer> = requests
                     .into_iter()
-                    .map(|waiting| self.run_alone(waiting.job))
+                    .map(|waiting| self.run_alone(waiting, taken))
                     .collect();
                 drop(execution);
                 for (number, (reply, outcome)) in (first..).zip(answers) {
@@ -65,11 +66,22 @@ impl Model {
         }
     }
 
-    fn run_alone(&self, job: Job) -> Answer {
+    fn run_alone(&self, waiting: Waiting<Job>, taken: Instant) -> Answer {
+        let Waiting { job, queued, .. } = waiting;
+        let start = job.trace.as_ref().map(|_| Instant::now());
         let executed = self.guarded(|| self.backend.execute(job.inputs, &job.outputs));
         let outcome = match executed.and_then(|outcome| outcome) {
             Ok((outputs, phases)) => {
                 self.counters.executed(1, job.rows as u64, phases);
+                if let (Some(trace), Some(start)) = (&job.trace, start) {
+                    trace.executed(Executed {
+                        queued,
+                        taken,
+                        start,
+                        phases,
+                        rows: job.rows,
+                    });
+                }
                 Ok(outputs)
             }
             Err(failure) => Err((Reason::Backend, failure)),
@@ -78,7 +90,7 @@ impl Model {
     }
 
     /// Execute as one batch; `None` when that failed or its outputs cannot be told apart.
-    fn run_together(&self, batch: &[Waiting<Job>]) -> Option<Vec<Vec<Tensor>>> {
+    fn run_together(&self, batch: &[Waiting<Job>], taken: Instant) -> Option<Vec<Vec<Tensor>>> {
         let start = Instant::now();
         let inputs = (0..self.signature.inputs.len())
             .map(|index| {
@@ -122,6 +134,17 @@ impl Model {
         let total: i64 = rows.iter().sum();
         self.counters
             .executed(batch.len() as u64, total as u64, phases);
+        for waiting in batch {
+            if let Some(trace) = &waiting.job.trace {
+                trace.executed(Executed {
+                    queued: waiting.queued,
+                    taken,
+                    start,
+                    phases,
+                    rows: total as usize,
+                });
+            }
+        }
         Some(answers)
     }
 

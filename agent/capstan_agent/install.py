@@ -6,6 +6,7 @@
     DIR/lib/pythonX.Y.zip           its standard library, as far as it is used, and this package, compiled
     DIR/lib/pythonX.Y/              what cannot be in an archive: os.pyc, by which Python finds its home, and
                                     the extension modules
+    DIR/python/capstan.py           what users' programs may import
     DIR/fetch/                      what only sources on the network need: TLS, obstore. Not copied into pods,
                                     nor are the links in DIR/lib to its shared libraries
 
@@ -59,6 +60,7 @@ _LEFT_OUT = frozenset(
             "multiprocessing",
             "pydoc",
             "pydoc_data",
+            "python",  # of ours: users' interpreters read it, not this one
         ),
         *("site-packages", "sqlite3", "test", "tests", "tkinter", "turtle", "turtledemo", "unittest", "venv"),
         *("wsgiref", "xml", "xmlrpc"),
@@ -84,6 +86,7 @@ print(json.dumps({"stdlib": importlib.__path__[0], "local": local, "remote": sor
 """
 FETCH = "fetch"
 _OBSTORE = ("__init__.py", "store.py", "_obstore.abi3.so")
+_HELPER = Path(__file__).resolve().parent / "python" / "capstan.py"
 _SHARED = re.compile(r"^\s*(\S+) => (/\S+) \(0x", re.MULTILINE)
 
 
@@ -143,6 +146,7 @@ def _gather(target: Path) -> None:
     dynamic.mkdir(parents=True, exist_ok=True)
     for path in parts.extensions:
         _copy(path, dynamic / path.name)
+    _copy(_HELPER, target / "python" / _HELPER.name)
     _gather_fetch(parts, target)
     _write(target / "lib" / _VERSION / "os.pyc", _compiled(parts.stdlib / "os.py"))
     _archive(parts, target / "lib" / f"{_VERSION.replace('.', '')}.zip")

@@ -9,6 +9,7 @@ import os
 import select
 import stat
 import time
+from typing import Protocol
 
 from capstan_agent.tail import Tail
 
@@ -63,12 +64,29 @@ class Stream:
             self.source = None
 
 
+class Source(Protocol):
+    """What a relay moves: a Stream, or what is read for the runner itself."""
+
+    @property
+    def waits_for_reader(self) -> bool:
+        """See Stream."""
+
+    def interest(self) -> tuple[int, int] | None:
+        """See Stream."""
+
+    def advance(self) -> None:
+        """See Stream."""
+
+    def close(self) -> None:
+        """See Stream."""
+
+
 class Relay:
     """The streams of one process."""
 
     __slots__ = ("_streams",)
 
-    def __init__(self, *streams: Stream) -> None:
+    def __init__(self, *streams: Source) -> None:
         self._streams = streams
 
     def step(self, timeout: float | None, wakeup: int | None = None) -> bool:

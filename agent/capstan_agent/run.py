@@ -4,12 +4,22 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from capstan_agent import metrics, outcome, termination
+from capstan_agent import channel, metrics, outcome, termination
 from capstan_agent.cgroup import Cgroup
 from capstan_agent.digest import file_digest
+from capstan_agent.report import Report
 from capstan_agent.supervise import Exit, Supervisor
 from capstan_agent.termination import Output, Termination
+
+if TYPE_CHECKING:
+    from capstan_agent.reporter import Reporter
+
+#: Seconds that the last report may take once the program has ended.
+_LAST_WORD = 3.0
+#: What users' programs import, beside the interpreter in the runner's folder, or where this file is.
+_PYTHON = "python"
 
 
 def run(
@@ -21,23 +31,58 @@ def run(
     `metrics_port` is where /metrics is served; 0: nowhere.
     """
     supervisor, program, cgroup = Supervisor(grace), metrics.Program(), Cgroup()
+    telling = _Telling()
+    said = channel.opened(telling.heard)
     before = cgroup.oom_kills()
     if metrics_port:
         metrics.serve(program, metrics_port)
     program.running = True
     try:
-        end = supervisor.run(command, os.environ, program)
+        end = supervisor.run(command, _environment() if said else os.environ, program, said)
     except OSError as error:
         result = outcome.not_started(command[0], error)
         print(f"capstan: {result.message}", file=sys.stderr)
     else:
         program.running = False
+        telling.finish()
         killed = (cgroup.oom_kills() or 0) - (before or 0)
         result = outcome.ended(end, killed, program.text())
         if result.exit_class == "ok" and output and os.environ.get("CAPSTAN_REPLICA_INDEX", "0") == "0":
             result = _with_output(supervisor, output, end, program.text())
     termination.write(result, message)
     return result.exit_code
+
+
+class _Telling:
+    """Takes reports to the operator. What that needs (TLS) is loaded with the first one."""
+
+    def __init__(self) -> None:
+        self._reporter: Reporter | None = None
+        self._wanted = True
+
+    def heard(self, report: Report) -> None:
+        """The program has said something."""
+        if self._wanted and self._reporter is None:
+            from capstan_agent import reporter  # noqa: PLC0415  (programs that say nothing do without it)
+
+            where = reporter.endpoint(os.environ)
+            self._wanted = where is not None
+            self._reporter = reporter.Reporter(where) if where else None
+        if self._reporter is not None:
+            self._reporter.note(report)
+
+    def finish(self) -> None:
+        """The program says no more."""
+        if self._reporter is not None:
+            self._reporter.finish(_LAST_WORD)
+
+
+def _environment() -> dict[str, str]:
+    """The program's environment, in which Python finds the helper after what the image has there."""
+    folders = [root / _PYTHON for root in (Path(__file__).parent, Path(sys.prefix))]
+    helper = next((str(folder) for folder in folders if folder.is_dir()), "")
+    paths = (os.environ.get("PYTHONPATH", ""), helper)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def _with_output(supervisor: Supervisor, output: Path, end: Exit, log: str) -> Termination:

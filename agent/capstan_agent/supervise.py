@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from capstan_agent.channel import Channel
 from capstan_agent.relay import Relay, Stream
 from capstan_agent.tail import Tail
 
@@ -47,9 +48,16 @@ class Supervisor:
         for number in (*_FORWARDED, signal.SIGCHLD):
             signal.signal(number, _noted)
 
-    def run(self, command: Sequence[str], environment: Mapping[str, str], tail: Tail) -> Exit:
+    def run(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        tail: Tail,
+        channel: Channel | None = None,
+    ) -> Exit:
         """Run the command to its end. OSError when it cannot be started."""
-        relay, process = _start(command, environment, tail)
+        streams, process = _start(command, environment, tail)
+        relay = Relay(*streams, *([channel] if channel else []))
         status: int | None = None
         while status is None:
             relay.step(self._patience(), self._wakeup)
@@ -98,7 +106,9 @@ def _noted(_number: int, _frame: object) -> None:
     """A handler must exist for the wake-up descriptor to be written to."""
 
 
-def _start(command: Sequence[str], environment: Mapping[str, str], tail: Tail) -> tuple[Relay, int]:
+def _start(
+    command: Sequence[str], environment: Mapping[str, str], tail: Tail
+) -> tuple[tuple[Stream, Stream], int]:
     (out, child_out), (err, child_err) = os.pipe(), os.pipe()
     try:
         process = os.posix_spawnp(
@@ -116,7 +126,7 @@ def _start(command: Sequence[str], environment: Mapping[str, str], tail: Tail) -
     finally:
         os.close(child_out)
         os.close(child_err)
-    return Relay(Stream(out, 1, tail), Stream(err, 2, tail)), process
+    return (Stream(out, 1, tail), Stream(err, 2, tail)), process
 
 
 def _signal_group(process: int, number: int) -> None:

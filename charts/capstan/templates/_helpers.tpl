@@ -77,6 +77,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") 
   verbs: [create, patch]
 {{- end }}
 
+{{/* Where training pods report progress, if they do. */}}
+{{- define "capstan.progress" -}}
+{{- $wanted := toString .Values.progress.enabled }}
+{{- if or (eq $wanted "true") (and (eq $wanted "auto") (not .Values.watchNamespaces)) -}}
+https://{{ include "capstan.operator" . }}.{{ .Release.Namespace }}.svc:8443
+{{- end }}
+{{- end }}
+
 {{/* The restricted Pod Security Standard. */}}
 {{- define "capstan.podSecurity" -}}
 runAsNonRoot: true

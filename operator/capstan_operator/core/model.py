@@ -5,8 +5,8 @@ The shell gathers an `Observed`, calls `Kind.plan` and carries the `Plan` out. E
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -35,11 +35,25 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Report:
+    """What the program of an attempt has said last of its progress, checked for its shape."""
+
+    attempt: int
+    time: datetime
+    step: int | None = None
+    total: int | None = None
+    #: Seconds that are left, at the pace so far.
+    remaining: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
-    """The world as one resource should see it: its own children, and the objects it refers to."""
+    """The world as one resource should see it: its children, what it refers to, what its program said."""
 
     children: tuple[Manifest, ...] = ()
     references: tuple[Manifest, ...] = ()
+    report: Report | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +78,14 @@ FETCH_ALLOW: Final = ("pvc", "s3", "gs", "az", "https", "hf")
 
 
 @dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where programs' progress is reported to: an https address, and what its certificate is verified by."""
+
+    url: str
+    authority: str
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """What the operator is started with and manifests depend on."""
 
@@ -74,6 +96,8 @@ class Settings:
     fetch_allow: tuple[str, ...] = FETCH_ALLOW
     #: Whether NetworkPolicies are made.
     network_policies: bool = True
+    #: Where the runners report progress; None: they do not.
+    reports: Endpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)

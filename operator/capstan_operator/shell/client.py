@@ -169,7 +169,7 @@ class KubernetesApi:
 
     async def create(self, resource: Resource, manifest: Manifest) -> Manifest:
         """See Api."""
-        path = resource.path(manifest["metadata"]["namespace"])
+        path = resource.path(manifest["metadata"].get("namespace"))
         return await self._json("create", "POST", path, {"fieldManager": FIELD_MANAGER}, manifest)
 
     async def replace(self, resource: Resource, manifest: Manifest) -> Manifest:

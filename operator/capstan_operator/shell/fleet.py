@@ -91,6 +91,14 @@ def _number(*path: str) -> Callable[[Manifest], Iterable[tuple[str, float]]]:
     return lambda obj: (("", get.number(obj, "status", *path)),)
 
 
+def _progress(field: str) -> Callable[[Manifest], Iterable[tuple[str, float]]]:
+    def series(obj: Manifest) -> Iterator[tuple[str, float]]:
+        if field in (found := get.mapping(obj, "status", "progress")):
+            yield "", get.number(found, field)
+
+    return series
+
+
 def _moment(field: str) -> Callable[[Manifest], Iterable[tuple[str, float]]]:
     def series(obj: Manifest) -> Iterator[tuple[str, float]]:
         if (moment := get.time(obj, "status", field)) is not None:
@@ -150,6 +158,8 @@ JOBS: Final = (
     ),
     Family("replicas_desired", "Replicas wanted.", _number("replicas", "worker", "desired")),
     Family("replicas_ready", "Replicas that run.", _number("replicas", "worker", "ready")),
+    Family("progress_step", "The step its program has reported last.", _progress("step")),
+    Family("progress_percent", "How much of it is done, as its program reports.", _progress("percent")),
     Family("start_time_seconds", "When it was first acted on.", _moment("startTime")),
     Family("completion_time_seconds", "When it succeeded or failed.", _moment("completionTime")),
 )

@@ -64,6 +64,9 @@ class Metrics:
         self.watch_restarts = Counter(
             f"{PREFIX}_watch_restarts", "Watches begun anew, by why.", ["kind", "reason"], registry=registry
         )
+        self.reports = Counter(
+            f"{PREFIX}_reports", "Reports of progress, by the status answered.", ["code"], registry=registry
+        )
         self.events = Counter(
             f"{PREFIX}_events", "Kubernetes Events, by what became of them.", ["result"], registry=registry
         )

@@ -26,6 +26,8 @@ class Options:
     serving_image: str
     fetch_allow: tuple[str, ...]
     network_policies: bool
+    reports_url: str
+    reports_secret: str
     namespaces: tuple[str, ...]
     metrics_port: int
     workers: int
@@ -73,6 +75,12 @@ def _sources(text: str) -> tuple[str, ...]:
     return found or FETCH_ALLOW
 
 
+def _endpoint(text: str) -> str:
+    if text and re.fullmatch(r"https://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?:[1-9][0-9]{0,4}", text) is None:
+        raise argparse.ArgumentTypeError(f"must be https://HOST:PORT, not {text!r}")
+    return text
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(sorted({name.strip() for name in text.split(",")} - {""}))
 
@@ -102,6 +110,18 @@ def parser(environment: Mapping[str, str] = os.environ) -> argparse.ArgumentPars
         _sources,
     )
     add("--network-policies", "true", "true or false: whether to make NetworkPolicies for pods", _boolean)
+    add(
+        "--reports-url",
+        "",
+        "where training pods report progress, as https://HOST:PORT: the port to listen on, and the host by"
+        " which pods reach it; none: they do not report",
+        _endpoint,
+    )
+    add(
+        "--reports-secret",
+        "capstan-operator-reports",
+        "the Secret, beside the Lease, with the certificate of --reports-url; made if there is none",
+    )
     add("--namespaces", "", "namespaces to watch, with commas between them; none: all", _names)
     add("--metrics-port", "8080", "port of /metrics, /healthz and /readyz", _between(1, 65535))
     add("--workers", "8", "resources reconciled at the same time", _between(1, 256))
@@ -111,7 +131,7 @@ def parser(environment: Mapping[str, str] = os.environ) -> argparse.ArgumentPars
     add("--context", None, "context of the kubeconfig")
     add("--leader-elect", "false", "true: act only while holding the Lease, as one of several", _boolean)
     add("--lease-name", "capstan-operator", "name of the Lease")
-    add("--lease-namespace", "default", "namespace of the Lease")
+    add("--lease-namespace", "default", "namespace of the Lease and of --reports-secret")
     add("--lease-duration", "10", "seconds after which another takes the Lease over", _between(3, 3600))
     commands.add_parser("crds", help="print the CustomResourceDefinitions as YAML")
     return top

@@ -11,11 +11,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from capstan_operator.core.conflicts import with_conflict, with_rejection
-from capstan_operator.core.model import Event, Kind, Manifest, Plan, Settings
+from capstan_operator.core.model import Endpoint, Event, Kind, Manifest, Plan, Settings
 from capstan_operator.shell.apply import Applier
 from capstan_operator.shell.errors import ChildFailed, Gone, OwnershipConflict, Rejected, Stale, Transient
 from capstan_operator.shell.events import Recorder
@@ -23,6 +23,7 @@ from capstan_operator.shell.gather import References, mentioned, observed
 from capstan_operator.shell.keys import Key
 from capstan_operator.shell.metrics import Metrics
 from capstan_operator.shell.queue import WorkQueue
+from capstan_operator.shell.reports import Reports
 from capstan_operator.shell.status import StatusWriter
 from capstan_operator.shell.store import Store
 
@@ -60,6 +61,7 @@ class Reconciler:
         queue: WorkQueue,
         metrics: Metrics,
         now: Callable[[], datetime],
+        reports: Reports | None = None,
     ) -> None:
         self._kinds = kinds
         self._settings = settings
@@ -72,6 +74,11 @@ class Reconciler:
         self._queue = queue
         self._metrics = metrics
         self._now = now
+        self._reports = reports
+
+    def report_to(self, endpoint: Endpoint) -> None:
+        """Let what is made from now on report its progress there."""
+        self._settings = replace(self._settings, reports=endpoint)
 
     async def work(self) -> None:
         """Do one pass after the other until the queue is closed."""
@@ -114,11 +121,15 @@ class Reconciler:
         kind, resource = self._kinds[key.kind], self._resources.get(*key)
         if resource is None or resource["metadata"].get("deletionTimestamp"):
             self._references.set(key, frozenset())
+            if self._reports is not None:
+                self._reports.forget(key)
             result.outcome = "gone"
             return
         result.generation = resource["metadata"].get("generation")
         self._references.set(key, mentioned(kind.references(resource)))
         seen = observed(kind, resource, self._resources, self._children)
+        if self._reports is not None:
+            seen = replace(seen, report=self._reports.of(resource))
         plan = kind.plan(resource, seen, self._now(), self._settings)
         if plan.decision:
             resource = await self._record(resource, plan, result)

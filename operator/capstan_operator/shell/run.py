@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from capstan_operator.api import inference_service, training_job
 from capstan_operator.core.labels import MANAGED_BY
-from capstan_operator.core.model import Kind, Manifest, Settings
-from capstan_operator.shell import health, login
+from capstan_operator.core.model import Endpoint, Kind, Manifest, Settings
+from capstan_operator.shell import health, login, reports, reports_tls
 from capstan_operator.shell.apply import Applier
 from capstan_operator.shell.client import KubernetesApi
+from capstan_operator.shell.errors import ShellError
 from capstan_operator.shell.events import Recorder
 from capstan_operator.shell.fleet import Fleet
 from capstan_operator.shell.gather import References
@@ -33,6 +36,8 @@ from capstan_operator.shell.metrics import Metrics
 from capstan_operator.shell.options import Options
 from capstan_operator.shell.queue import WorkQueue
 from capstan_operator.shell.reconcile import Reconciler
+from capstan_operator.shell.reports import Desk, Reports
+from capstan_operator.shell.reports_token import Reviewer
 from capstan_operator.shell.resync import Resync
 from capstan_operator.shell.status import StatusWriter
 from capstan_operator.shell.store import Store, version_of
@@ -57,10 +62,12 @@ class Operator:
         options: Options,
         kinds: Sequence[Kind],
         api: KubernetesApi,
+        unfenced: KubernetesApi,
         metrics: Metrics,
         elector: Elector | None,
     ) -> None:
         self._options = options
+        self._unfenced = unfenced
         self._metrics = metrics
         self._elector = elector
         self._fleet = Fleet()
@@ -80,6 +87,17 @@ class Operator:
         self._kopf = KopfThread(
             own.values(), options.namespaces, self._log_in, self._heard, self._resync.list_all
         )
+        self._reports = Reports(queue.add, time.monotonic)
+        self._desk = Desk(
+            self._reports,
+            Reviewer(api, time.time),
+            self._resources,
+            self._children,
+            metrics,
+            lambda: elector is None or elector.leads(),
+            _now,
+        )
+        self._servers: list[web.AppRunner] = []
         self._reconciler = Reconciler(
             kinds={kind.kind: kind for kind in kinds},
             settings=Settings(
@@ -97,13 +115,14 @@ class Operator:
             queue=queue,
             metrics=metrics,
             now=_now,
+            reports=self._reports,
         )
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._workers: list[asyncio.Task[None]] = []
 
     async def run(self, stop: asyncio.Event) -> bool:
         """Run until `stop`; return False when a part failed instead."""
-        server = await health.serve(self._application(), self._options.metrics_port)
+        self._servers.append(await health.serve(self._application(), self._options.metrics_port))
         stopping = asyncio.create_task(stop.wait())
         for name, part in self._parts():
             self._tasks[name] = asyncio.create_task(part(), name=name)
@@ -117,7 +136,8 @@ class Operator:
         finally:
             stopping.cancel()
             await self._end()
-            await server.cleanup()
+            for server in self._servers:
+                await server.cleanup()
 
     def _parts(self) -> list[Part]:
         watches: list[Part] = [(str(r), r.run) for r in self._reflectors]
@@ -125,6 +145,7 @@ class Operator:
             *watches,
             ("resync", self._resync.run),
             ("events", self._recorder.run),
+            ("reports", self._reports.run),
             ("workers", self._work),
         ]
 
@@ -133,10 +154,26 @@ class Operator:
         for reflector in self._reflectors:
             await reflector.synced.wait()
         logger.info("the cluster is listed", extra={"fields": {"workers": self._options.workers}})
+        if self._options.reports_url:
+            await self._take_reports()
         if self._elector is None:
             await self._lead()
         else:
             await self._elector.run(self._take_over)
+
+    async def _take_reports(self) -> None:
+        """Listen for reports. What stands in the way costs jobs that are made their progress, and no more."""
+        place = urlsplit(self._options.reports_url)
+        secret = (self._options.lease_namespace, self._options.reports_secret)
+        try:
+            certificate = await reports_tls.kept(self._unfenced, *secret, place.hostname or "", _now())
+            self._servers.append(
+                await reports.serve(self._desk.application(), place.port or 443, certificate.context())
+            )
+        except (ShellError, OSError) as error:
+            logger.error("no progress is taken until this operator is restarted: %s", error)
+        else:
+            self._reconciler.report_to(Endpoint(f"{place.geturl()}{reports.PATH}", certificate.certificate))
 
     async def _take_over(self) -> None:
         """See for sure what the one before us decided last, and look at everything.
@@ -239,7 +276,7 @@ async def run(options: Options, kinds: Sequence[Kind], stop: asyncio.Event) -> b
         elector = _elector(options, unfenced)
         api = KubernetesApi(configuration, metrics, elector.leads if elector else None)
         stack.push_async_callback(api.close)
-        return await Operator(options, kinds, api, metrics, elector).run(stop)
+        return await Operator(options, kinds, api, unfenced, metrics, elector).run(stop)
 
 
 def _elector(options: Options, api: KubernetesApi) -> Elector | None:

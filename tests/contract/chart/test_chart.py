@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -21,6 +22,7 @@ VARIANTS = {
         "watchNamespaces": ["team-a", "team-b"],
         "fetch": {"allow": ["pvc", "https://*.example.com:8443"]},
         "networkPolicies": False,
+        "progress": {"enabled": True},
         "logLevel": "debug",
         "logFormat": "text",
         "workers": 16,
@@ -87,6 +89,7 @@ BAD = [
     ({"fetch": {"allow": "s3"}}, "allow"),
     ({"fetch": {"allow": ["https://a b"]}}, "allow"),
     ({"networkPolicies": "off"}, "networkPolicies"),
+    ({"progress": {"enabled": "yes"}}, "enabled"),
     ({"logLevel": "verbose"}, "logLevel"),
     ({"logFormat": "xml"}, "logFormat"),
     ({"workers": 0}, "workers"),
@@ -149,10 +152,29 @@ def test_the_operator_understands_its_arguments(render):
         "capstan-two-operator",
         30,
     )
-    (port,) = container["ports"]
-    assert (
-        port["containerPort"] == parsed.metrics_port == only(manifests, "Service")["spec"]["ports"][0]["port"]
-    )
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {port["name"]: port["port"] for port in only(manifests, "Service")["spec"]["ports"]}
+    assert ports == {"metrics": parsed.metrics_port, "reports": urlsplit(parsed.reports_url).port}
+
+
+def test_reports_of_progress_reach_the_operator(render):
+    """By the Service's name, through the policy, with the rights that it takes; or not at all."""
+    manifests = render()
+    (container,) = only(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    parsed = options(parser({}).parse_args(container["args"]))
+    service = only(manifests, "Service")["metadata"]
+    assert urlsplit(parsed.reports_url).hostname == f"{service['name']}.{service['namespace']}.svc"
+    (rule,) = only(manifests, "NetworkPolicy")["spec"]["ingress"]
+    assert [port["port"] for port in rule["ports"]] == ["metrics", "reports"]
+    secrets = [rule for rule in only(manifests, "Role")["rules"] if rule["resources"] == ["secrets"]]
+    assert [(rule["verbs"], rule.get("resourceNames")) for rule in secrets] == [
+        (["create"], None),
+        (["get"], [parsed.reports_secret]),
+    ]
+    without = render(progress={"enabled": False})
+    words = ("8443", "--reports", "secrets", "tokenreviews")
+    assert [word for word in words if word not in yaml.safe_dump_all(manifests)] == []
+    assert [word for word in words if word in yaml.safe_dump_all(without)] == []
 
 
 def test_one_namespace_or_some_need_no_cluster_role(render):
@@ -162,13 +184,15 @@ def test_one_namespace_or_some_need_no_cluster_role(render):
     *roles, leader = roles
     assert leader["metadata"]["namespace"] == "capstan-system"
     assert [role["metadata"]["namespace"] for role in roles] == ["team-a", "team-b"]
-    assert all(role["rules"] == only(render(), "ClusterRole")["rules"] for role in roles)
+    assert all(
+        role["rules"] == only(render(progress={"enabled": False}), "ClusterRole")["rules"] for role in roles
+    )
     bindings = [manifest for manifest in manifests if manifest["kind"] == "RoleBinding"]
     assert {binding["subjects"][0]["namespace"] for binding in bindings} == {"capstan-system"}
 
 
 def test_the_rights_are_few(render):
-    rules = only(render(), "ClusterRole")["rules"]
+    rules = [rule for role in render() if role["kind"] == "ClusterRole" for rule in role["rules"]]
     words = {word for rule in rules for word in (*rule["apiGroups"], *rule["resources"], *rule["verbs"])}
     assert not words & {"*", "secrets", "configmaps", "nodes", "namespaces", "deletecollection", "pods/exec"}
 
@@ -178,11 +202,11 @@ def test_one_lease_may_be_written(render):
     (container,) = only(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
     lease = options(parser({}).parse_args(container["args"])).lease_name
     role = only(manifests, "Role")
-    assert [(rule["verbs"], rule.get("resourceNames")) for rule in role["rules"]] == [
+    leases = [rule for rule in role["rules"] if rule["resources"] == ["leases"]]
+    assert [(rule["verbs"], rule.get("resourceNames")) for rule in leases] == [
         (["create"], None),
         (["get", "update"], [lease]),
     ]
-    assert all(rule["resources"] == ["leases"] for rule in role["rules"])
     assert only(manifests, "RoleBinding")["roleRef"]["name"] == role["metadata"]["name"]
     (namespace,) = [env for env in container["env"] if env["name"] == "POD_NAMESPACE"]
     assert namespace["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.namespace"

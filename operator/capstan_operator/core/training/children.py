@@ -12,6 +12,7 @@ from capstan_operator.core.frameworks import FRAMEWORKS
 from capstan_operator.core.frameworks.shape import Shape, index_variable
 from capstan_operator.core.model import Manifest, Settings
 from capstan_operator.core.policies.failure import OUT_OF_MEMORY
+from capstan_operator.core.training import reporting
 
 ROLE: Final = "worker"
 #: The user's container, and the one before it that brings the runner.
@@ -151,7 +152,7 @@ def _template(
         "restartPolicy": "Never",
         "subdomain": names.peers(name),
         "terminationGracePeriodSeconds": math.ceil(_grace(spec)) + _MARGIN,
-        "containers": [_trainer(resource, spec, job_name, attempt)],
+        "containers": [_trainer(resource, spec, job_name, attempt, settings)],
         "volumes": volumes,
     }
     affinity = accelerators.affinity(spec.accelerator, spec.framework)
@@ -161,6 +162,8 @@ def _template(
     if supervised(spec):
         before = [_installer(settings), *before]
         volumes.append(pods.empty_dir(AGENT))
+        if settings.reports:
+            volumes += reporting.volumes()
     if before:
         pod["initContainers"] = before
     return pods.template(
@@ -171,7 +174,9 @@ def _template(
     )
 
 
-def _trainer(resource: Manifest, spec: TrainingJobSpec, job_name: str, attempt: int) -> Manifest:
+def _trainer(
+    resource: Manifest, spec: TrainingJobSpec, job_name: str, attempt: int, settings: Settings
+) -> Manifest:
     name = resource["metadata"]["name"]
     shape = Shape(
         job=job_name,
@@ -209,6 +214,9 @@ def _trainer(resource: Manifest, spec: TrainingJobSpec, job_name: str, attempt: 
     container |= _command(spec)
     if supervised(spec):
         container["volumeMounts"].append({"name": AGENT, "mountPath": AGENT_FOLDER, "readOnly": True})
+        if settings.reports:
+            container["env"] = [*variables, *reporting.variables(settings.reports)]
+            container["volumeMounts"] += reporting.mounts()
     user: Manifest = {}
     if spec.env:
         user["env"] = [variable.model_dump(exclude_none=True) for variable in spec.env]

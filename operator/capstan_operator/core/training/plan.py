@@ -52,7 +52,7 @@ def _active(
     service = children.peers_service(resource)
     live = gang.job(resource, seen, attempt)
     pods = gang.pods(seen, attempt, live)
-    facts = status.Facts(resource, spec, attempt, pods, live, now)
+    facts = status.Facts(resource, spec, attempt, pods, live, now, seen.report)
     wants_output = spec.output is not None and children.supervised(spec)
     standing = attempts.standing(live, pods, wants_output, now)
 

@@ -10,11 +10,11 @@ from typing import Final
 from capstan_operator.api.training_job import TrainingJobSpec
 from capstan_operator.core import conditions, get, observed, termination
 from capstan_operator.core.conditions import FALSE, READY, TRUE, UNKNOWN, Condition
-from capstan_operator.core.model import Manifest
+from capstan_operator.core.model import Manifest, Report
 from capstan_operator.core.policies import pending, restart
 from capstan_operator.core.policies.failure import Failure
 from capstan_operator.core.policies.finding import Finding
-from capstan_operator.core.training import children
+from capstan_operator.core.training import children, progress, reporting
 
 SUCCEEDED: Final = "Succeeded"
 FAILED: Final = "Failed"
@@ -37,6 +37,7 @@ class Facts:
     pods: Sequence[Manifest]
     job: Manifest | None
     now: datetime
+    report: Report | None = None
 
     @property
     def started(self) -> int:
@@ -158,13 +159,23 @@ def _status(facts: Facts, phase: str, told: list[Condition]) -> Manifest:
     kept = {key: found for key in _KEPT if (found := get.mapping(old, key))}
     return {
         "phase": phase,
-        "conditions": conditions.merged(old, [*told, _supervision(facts.spec)], generation, facts.now),
+        "conditions": conditions.merged(
+            old, [*told, _supervision(facts.spec), *_reporting(facts)], generation, facts.now
+        ),
         "observedGeneration": generation,
         "attempt": facts.attempt,
         "replicas": {children.ROLE: _replicas(facts)},
         "startTime": get.text(old, "startTime") or get.timestamp(facts.now),
         **kept,
+        **progress.told(old, facts.report, facts.attempt, running=phase == "Running"),
     }
+
+
+def _reporting(facts: Facts) -> list[Condition]:
+    """What is known of progress, in jobs whose pods were made to report it."""
+    if facts.job is None or not reporting.wanted(facts.job):
+        return []
+    return [progress.condition(get.mapping(facts.resource, "status"), facts.report, facts.attempt)]
 
 
 def _phase(reason: str, has_job: bool) -> str:

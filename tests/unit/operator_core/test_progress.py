@@ -1,0 +1,204 @@
+"""What a report may hold, who may report, and what becomes of it in the status and in the pods."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from capstan_operator.core import conditions, get
+from capstan_operator.core.model import Endpoint, Manifest, Observed, Report, Settings
+from capstan_operator.core.training import plan, progress
+
+NOW = datetime(2026, 1, 1, 0, 10, tzinfo=UTC)
+QUIET = Settings(agent_image="agent:1", serving_image="serving:1")
+HEARING = Settings("agent:1", "serving:1", reports=Endpoint("https://capstan:8443/v1/progress", "PEM"))
+SPEC = {"framework": "pytorch", "image": "train:1", "command": ["torchrun", "train.py"]}
+
+
+def job(status: Manifest | None = None, **spec: Any) -> Manifest:
+    metadata = {"name": "digits", "namespace": "ns", "uid": "job", "generation": 1}
+    found = {"apiVersion": "capstan.dev/v1alpha1", "kind": "TrainingJob", "metadata": metadata}
+    return found | {"spec": SPEC | spec} | ({"status": status} if status else {})
+
+
+def live(settings: Settings, attempt: int = 1) -> Manifest:
+    made = plan.plan(job({"attempt": attempt}), Observed(), NOW, settings).apply[-1]
+    return {**made, "metadata": made["metadata"] | {"uid": f"batch-{attempt}"}}
+
+
+def pod(attempt: int = 1, index: int = 0, **changes: Any) -> Manifest:
+    owner = {"kind": "Job", "name": f"digits-worker-{attempt}", "uid": f"batch-{attempt}", "controller": True}
+    labels = {"batch.kubernetes.io/job-completion-index": str(index), "capstan.dev/attempt": str(attempt)}
+    metadata = {"name": f"pod-{index}", "uid": f"pod-{index}", "labels": labels, "ownerReferences": [owner]}
+    running = {"name": "trainer", "state": {"running": {}}, "ready": True, "image": "", "restartCount": 0}
+    status = {"phase": "Running", "containerStatuses": [running]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {}, "status": status} | changes
+
+
+def report(step: int | None = 1200, total: int | None = 5000, **more: Any) -> Report:
+    return Report(**{"attempt": 1, "time": NOW, "step": step, "total": total} | more)
+
+
+def status(heard: Report | None, before: Manifest | None = None, settings: Settings = HEARING) -> Manifest:
+    seen = Observed(children=(live(settings), pod()), report=heard)
+    return plan.plan(job(before or {"attempt": 1}), seen, NOW, settings).status
+
+
+# --- reports
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        [],
+        None,
+        {"step": "1"},
+        {"step": -1},
+        {"step": 1.5},
+        {"step": True},
+        {"step": 1 << 60},
+        {"total": []},
+        {"remaining": "soon"},
+        {"metrics": [1]},
+        {"metrics": {"loss": "low"}},
+        {"metrics": {"loss": float("nan")}},
+        {"metrics": {"loss": float("inf")}},
+        {"metrics": {"loss": 10**400}},
+        {"metrics": {"a b": 1}},
+        {"metrics": {"x" * 64: 1}},
+        {"metrics": {f"m{n}": 1 for n in range(progress.METRICS + 1)}},
+    ],
+)
+def test_a_report_of_another_shape_is_refused(body: Any) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        progress.parsed(body, 1, NOW)
+
+
+def test_a_report() -> None:
+    body = {"step": 3, "total": 4, "remaining": 60, "metrics": {"loss": 1}, "of another release": {}}
+    assert progress.parsed(body, 2, NOW) == Report(2, NOW, 3, 4, 60, {"loss": 1.0})
+
+
+# --- who may
+
+
+def test_replica_0_of_the_present_attempt_may_report() -> None:
+    assert progress.attempt_of(pod(), live(HEARING), job({"attempt": 1})) == 1
+
+
+@pytest.mark.parametrize(
+    ("who", "whose", "resource"),
+    [
+        (pod(index=1), live(HEARING), job({"attempt": 1})),
+        (pod(), live(HEARING), job({"attempt": 2})),  # half dead, and the next attempt has begun
+        (pod(2), live(HEARING), job({"attempt": 1})),
+        (pod(), live(HEARING, 2), job({"attempt": 2})),  # its owner is another's name now
+        (pod(status={"phase": "Failed"}), live(HEARING), job({"attempt": 1})),
+        (pod(metadata={"labels": pod()["metadata"]["labels"]}), live(HEARING), job({"attempt": 1})),
+        (pod(), {**live(HEARING), "metadata": {"name": "digits-worker-1", "uid": "batch-1"}}, job()),
+        (pod(), live(HEARING), None),
+        (pod(), None, job()),
+    ],
+)
+def test_nobody_else_may(who: Manifest, whose: Manifest | None, resource: Manifest | None) -> None:
+    assert progress.attempt_of(who, whose, resource) is None
+
+
+# --- the status
+
+
+def test_progress_is_in_the_status() -> None:
+    found = status(report(remaining=90, metrics={"loss": 0.123456789, "accuracy": 1.0}))
+    assert found["progress"] == {
+        "step": 1200,
+        "totalSteps": 5000,
+        "percent": 24,
+        "summary": "1200/5000 24%",
+        "eta": "2026-01-01T00:11:30Z",
+        "time": "2026-01-01T00:10:00Z",
+        "metrics": {"accuracy": 1.0, "loss": 0.123457},
+    }
+    assert conditions.find(found, progress.REPORTED)["status"] == "True"
+
+
+def test_a_program_need_not_say_how_many_steps_there_are() -> None:
+    found = status(report(total=None))["progress"]
+    assert (found["summary"], "percent" in found, "eta" in found) == ("1200", False, False)
+
+
+def test_more_steps_than_there_are_is_all_of_it() -> None:
+    assert status(report(step=7, total=5))["progress"]["percent"] == 100
+
+
+def test_progress_outlives_passes_and_the_operator_that_heard_it() -> None:
+    before = status(report())
+    assert status(None, before) == before
+
+
+def test_what_another_attempt_has_reported_is_not_told() -> None:
+    before = status(report())
+    assert status(report(step=9000, attempt=2), before)["progress"] == before["progress"]
+
+
+def test_what_was_reported_before_the_last_report_is_not_told() -> None:
+    before = status(report())
+    assert status(report(step=3, time=NOW - timedelta(minutes=5)), before)["progress"] == before["progress"]
+
+
+def test_what_has_ended_has_no_end_to_come() -> None:
+    heard, before = report(remaining=90), status(report(remaining=90))
+    done = live(HEARING) | {
+        "status": {
+            "conditions": [
+                {"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-01T00:09:00Z"}
+            ]
+        }
+    }
+    ended = pod(status={"phase": "Succeeded"})
+    found = plan.plan(job(before), Observed(children=(done, ended), report=heard), NOW, HEARING).status
+    assert (found["phase"], "eta" in before["progress"], "eta" in found["progress"]) == (
+        "Succeeded",
+        True,
+        False,
+    )
+
+
+def test_a_job_that_has_not_been_heard_of_says_where_to_look() -> None:
+    found = conditions.find(status(None), progress.REPORTED)
+    assert (found["status"], found["reason"]) == ("Unknown", progress.NOTHING_HEARD)
+    assert "log of replica 0" in found["message"]
+
+
+# --- the pods
+
+
+def test_pods_get_a_pipe_and_a_token_for_the_operator_alone() -> None:
+    template = live(HEARING)["spec"]["template"]["spec"]
+    (trainer,) = template["containers"]
+    variables = {variable["name"]: variable.get("value") for variable in trainer["env"]}
+    assert variables["CAPSTAN_REPORT_URL"] == "https://capstan:8443/v1/progress"
+    assert variables["CAPSTAN_REPORT_CA"] == "PEM"
+    mounts = {mount["mountPath"]: mount for mount in trainer["volumeMounts"]}
+    assert variables["CAPSTAN_PROGRESS_FILE"].rpartition("/")[0] in mounts
+    assert mounts[variables["CAPSTAN_REPORT_TOKEN_FILE"].rpartition("/")[0]]["readOnly"] is True
+    (projected,) = [volume for volume in template["volumes"] if "projected" in volume]
+    (source,) = projected["projected"]["sources"]
+    assert source["serviceAccountToken"]["audience"] == "capstan.dev"
+    assert template["automountServiceAccountToken"] is False
+    others = [
+        mount["name"] for container in template["initContainers"] for mount in container["volumeMounts"]
+    ]
+    assert projected["name"] not in others
+
+
+@pytest.mark.parametrize("spec", [{"supervise": False}, {"command": None}])
+def test_without_the_runner_nothing_is_added(spec: Manifest) -> None:
+    made = [plan.plan(job(**spec), Observed(), NOW, settings) for settings in (QUIET, HEARING)]
+    assert made[0] == made[1]
+
+
+def test_a_running_job_is_not_restarted_because_progress_is_wanted_now() -> None:
+    """It keeps its pods, and nothing is said of progress that it was not made to report."""
+    before = status(None, settings=QUIET)
+    found = plan.plan(job(before), Observed(children=(live(QUIET), pod())), NOW, HEARING)
+    assert (found.delete, found.status) == ((), before)
+    assert get.mapping(found.apply[-1], "spec", "template") == live(QUIET)["spec"]["template"]

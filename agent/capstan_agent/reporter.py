@@ -5,6 +5,7 @@ report, and one line in the log until it goes well again. Of several operators o
 the others say 503: a Service picks one of them for each connection, so a few connections find it.
 """
 
+import encodings.idna  # noqa: F401  isort: skip  (named here so that `install` finds what host names need)
 import http.client
 import json
 import ssl

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from capstan_agent.errors import AgentError
@@ -29,6 +30,9 @@ int main(int argc, char **argv) {
     const char *names[] = {"LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "PLAIN"};
     for (int i = 1; i < argc; i++) printf("%s|", argv[i]);
     for (int i = 0; i < 4; i++) printf("%s=%s|", names[i], getenv(names[i]) ? getenv(names[i]) : "");
+    const char *progress = getenv("CAPSTAN_PROGRESS_FILE");
+    FILE *pipe = progress ? fopen(progress, "a") : 0;
+    if (pipe) fprintf(pipe, "{\"step\": 5, \"total\": 10}\n"), fclose(pipe);
     return 3;
 }
 """
@@ -126,17 +130,24 @@ def test_it_fetches_there_too(image):
 def test_what_only_the_agents_image_needs_is_not_brought_along(image):
     agent = image / "var/run/capstan/agent"
     names = {path.name for path in agent.rglob("*")}
-    assert not [name for name in names if "obstore" in name or "_ssl" in name or "libssl" in name]
+    assert not [name for name in names if "obstore" in name]
     assert not [path for path in agent.rglob("*") if path.is_symlink()]
-    for uri in ("s3://bucket/model.onnx", "https://localhost/model.onnx"):
-        arguments = f"--uri {uri} --target /out --model m --version 1 --termination-log /dev/none"
-        fetch = [*ROOT, image, "/var/run/capstan/agent/capstan-agent", "fetch", *arguments.split()]
-        done = subprocess.run(fetch, capture_output=True, text=True, check=False)
-        assert (done.returncode, "only the agent's image has" in done.stderr) == (1, True), done.stderr
+    arguments = "--uri s3://bucket/m --target /out --model m --version 1 --termination-log /dev/none"
+    fetch = [*ROOT, image, "/var/run/capstan/agent/capstan-agent", "fetch", *arguments.split()]
+    done = subprocess.run(fetch, capture_output=True, text=True, check=False)
+    assert (done.returncode, "only the agent's image has" in done.stderr) == (1, True), done.stderr
 
 
 class Nothing(BaseHTTPRequestHandler):
-    """A server that has nothing."""
+    """A server that has nothing, and notes what it is told."""
+
+    told: ClassVar[list[tuple[str | None, bytes]]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.told.append((self.headers["Authorization"], body))
+        self.send_response(204)
+        self.end_headers()
 
     def do_GET(self) -> None:
         self.send_error(404)
@@ -164,6 +175,28 @@ def https(tmp_path) -> Iterator[tuple[int, Path]]:
         yield server.server_port, certificate
         server.shutdown()
         thread.join()
+
+
+def test_it_reports_progress_from_an_empty_image(image, https):
+    """TLS is the runner's own, as is what host names take; the helper is there for images with Python."""
+    port, certificate = https
+    (image / "token").write_text("the-token")
+    (image / "progress").mkdir(exist_ok=True)
+    pod = {
+        "CAPSTAN_PROGRESS_FILE": "/progress/pipe",
+        "CAPSTAN_REPORT_URL": f"https://127.0.0.1:{port}/v1/progress",
+        "CAPSTAN_REPORT_CA": certificate.read_text(),
+        "CAPSTAN_REPORT_TOKEN_FILE": "/token",
+    }
+    done = runner(image, "--termination-log", "/dev/log", "--", "/program", **pod)
+    assert done.stderr == ""
+    assert "PYTHONPATH=/var/run/capstan/agent/python|" in done.stdout
+    assert (image / "var/run/capstan/agent/python/capstan.py").is_file()
+    ((token, body),) = Nothing.told
+    assert (token, json.loads(body)) == ("Bearer the-token", {"step": 5, "total": 10})
+    done = runner(image, "--", "/program", **pod | {"CAPSTAN_REPORT_URL": "https://no-such-host:1/"})
+    assert "does not reach the operator" in done.stderr
+    assert done.returncode == 3
 
 
 def test_the_agents_image_has_what_object_stores_and_tls_need(tmp_path, https):

@@ -1,8 +1,11 @@
 """The whole operator, kopf included, against the hostile API server."""
 
 import asyncio
+import base64
+import ssl
 from typing import Any
 
+import aiohttp
 import pytest
 from capstan_operator.core.model import ObjectRef, Plan
 from capstan_operator.shell import handlers
@@ -198,3 +201,37 @@ async def test_a_child_that_claims_a_kind_nobody_knows(
     start()
     await until(lambda: (status_of(cluster) or {}).get("children") == ["a"])
     assert "a bug" not in caplog.text
+
+
+async def test_reports_are_taken_from_the_start(
+    cluster: Any, start: Any, unused_tcp_port_factory: Any, until: Any
+) -> None:
+    """The certificate is there before the first pod is made, and is the one that pods are told."""
+    cluster.kinds["secrets"] = ("v1", "Secret")
+    port = unused_tcp_port_factory()
+    it = start(f"--reports-url=https://localhost:{port}")
+    await it.becomes("/readyz", 200)
+    await until(lambda: cluster.listed("secrets"))
+    (secret,) = cluster.listed("secrets")
+    certificate = base64.b64decode(secret["data"]["tls.crt"]).decode()
+    verified = ssl.create_default_context(cadata=certificate)
+    url = f"https://localhost:{port}/v1/progress"
+    async with asyncio.timeout(20), aiohttp.ClientSession() as session:
+        while True:
+            try:
+                async with session.post(url, ssl=verified) as response:
+                    assert response.status == 401
+                    break
+            except aiohttp.ClientConnectorError:
+                await asyncio.sleep(0.05)
+    assert await it.end()
+
+
+async def test_without_a_right_to_its_certificate_the_operator_does_all_else(
+    cluster: Any, start: Any, widget: Any, until: Any, unused_tcp_port_factory: Any
+) -> None:
+    cluster.fail("/secrets", 403, times=10)
+    it = start(f"--reports-url=https://localhost:{unused_tcp_port_factory()}")
+    widget(children=["a"])
+    await until(lambda: cluster.listed("configmaps"))
+    assert await it.end()

@@ -1,0 +1,50 @@
+"""What the runner reports is what the operator takes; what the operator tells pods is what the runner needs."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from capstan_agent import channel, report, reporter
+from capstan_operator.core.model import Endpoint
+from capstan_operator.core.training import progress, reporting
+from hypothesis import given
+from hypothesis import strategies as st
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+NUMBERS = st.one_of(st.integers(), st.floats(), st.booleans(), st.none(), st.text(max_size=5))
+LINES = st.dictionaries(
+    st.one_of(st.sampled_from(["step", "total", "loss", "val/loss", "lr-0"]), st.text(max_size=70)),
+    NUMBERS,
+    max_size=20,
+)
+
+
+@given(st.lists(LINES, max_size=20), st.lists(st.floats(0, 1e6), min_size=20, max_size=20))
+def test_whatever_a_program_says_the_operator_takes_what_the_runner_makes_of_it(
+    lines: list[dict[str, Any]], times: list[float]
+) -> None:
+    found = report.Report()
+    for line, now in zip(lines, sorted(times), strict=False):
+        try:
+            found = report.merged(found, json.dumps(line).encode(), now)
+        except ValueError:
+            continue
+        body = json.loads(json.dumps(found.json()))
+        taken = progress.parsed(body, 1, NOW)
+        assert (taken.step, taken.total, taken.metrics) == (found.step, found.total, found.metrics)
+        assert progress.told({}, taken, 1, running=True).keys() <= {"progress"}
+
+
+def test_the_bounds_are_the_same() -> None:
+    assert report.METRICS == progress.METRICS
+
+
+def test_the_runner_finds_what_the_operator_gives() -> None:
+    told = {v["name"]: v["value"] for v in reporting.variables(Endpoint("https://operator:8443/x", "PEM"))}
+    folders = {mount["mountPath"]: mount for mount in reporting.mounts()}
+    where = reporter.endpoint(told)
+    assert where is not None
+    assert (where.url, where.authority) == ("https://operator:8443/x", "PEM")
+    assert str(where.token.parent) in folders
+    pipe = folders[told[channel.VARIABLE].rpartition("/")[0]]
+    assert not pipe.get("readOnly")

@@ -30,6 +30,8 @@ ELSEWHERE = {
     ("networking.k8s.io", "networkpolicies", "delete"),
     # The first leader of a cluster.
     ("coordination.k8s.io", "leases", "create"),
+    # Its certificate is made once, and then read.
+    ("", "secrets", "create"),
 }
 
 Right = tuple[str, str, str]
@@ -55,7 +57,8 @@ def asked(event: Manifest) -> set[Right]:
 
 def granted(kube: Kube) -> set[Right]:
     """What the chart's roles grant."""
-    roles = [kube.get("clusterrole", "capstan-operator") or {}, *kube.list("roles", deploy.NAMESPACE)]
+    own = [kube.get("clusterrole", name) or {} for name in ("capstan-operator", "capstan-operator-reports")]
+    roles = [*own, *kube.list("roles", deploy.NAMESPACE)]
     return {
         (group, resource, verb)
         for role in roles

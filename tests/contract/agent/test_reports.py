@@ -1,4 +1,4 @@
-"""What the runner reports is what the operator takes; what the operator tells pods is what the runner needs."""
+"""What the runner reports the operator takes, and what the operator tells pods is what the runner needs."""
 
 import json
 from datetime import UTC, datetime

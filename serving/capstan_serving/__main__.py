@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
-from capstan_serving import log_settings, memory, otlp, settings, table, termination
+from capstan_serving import log_settings, memory, nvml, otlp, settings, table, termination
 from capstan_serving._native import Server
 from capstan_serving.backends import onnx, providers
 from capstan_serving.catalog import Catalog
@@ -50,7 +50,7 @@ def serve(chosen: Settings, stop: threading.Event) -> None:
     """Listen, load, be ready, and drain once `stop` is set. StartError when there is nothing to serve."""
     models = Catalog()
     exporter = _exporter(chosen)
-    control = Control(models, exporter)
+    control = Control(models, exporter, nvml.find())
     control.shared_memory = chosen.allow_shared_memory
     try:
         server = Server(

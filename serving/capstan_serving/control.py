@@ -14,6 +14,7 @@ from capstan_serving.catalog import Catalog
 from capstan_serving.counters import ModelStatistics
 from capstan_serving.errors import InvalidArgument, MethodNotAllowed, NotFound, Unimplemented
 from capstan_serving.log_settings import LogSettings
+from capstan_serving.nvml import Gpus
 from capstan_serving.otlp import Exporter
 from capstan_serving.trace_settings import TraceSettings
 
@@ -35,8 +36,10 @@ _Json = dict[str, Any]
 class Control:
     """Answers for the server's Python side. Called from several threads at once."""
 
-    def __init__(self, catalog: Catalog, exporter: Exporter | None = None) -> None:
+    def __init__(self, catalog: Catalog, exporter: Exporter | None = None, gpus: Gpus | None = None) -> None:
         self.catalog = catalog
+        self.gpus = gpus
+        """Of which there are metrics."""
         self.exporter = exporter
         """Where traces go, in a server that traces."""
         self.statistics: Callable[[], list[ModelStatistics]] = list
@@ -247,7 +250,9 @@ def _json(answer: Callable[[Control, _Json], Any]) -> Callable[[Control, _Json],
 
 
 def _metrics(control: Control, _arguments: _Json) -> tuple[str, bytes]:
-    return metrics.CONTENT_TYPE, metrics.exposition(control.statistics(), control.catalog, control.exporter)
+    return metrics.CONTENT_TYPE, metrics.exposition(
+        control.statistics(), control.catalog, control.exporter, control.gpus
+    )
 
 
 _ROUTES: tuple[tuple[str, str, str, Callable[[Control, _Json], tuple[str, bytes]]], ...] = (

@@ -12,6 +12,7 @@ from prometheus_client import generate_latest
 from capstan_serving._native import BATCH_BOUNDS, DURATION_BOUNDS_US
 from capstan_serving.catalog import Entry
 from capstan_serving.counters import Histogram, ModelStatistics
+from capstan_serving.nvml import Gpus
 from capstan_serving.otlp import Exporter
 
 __all__ = ["CONTENT_TYPE", "exposition"]
@@ -107,11 +108,14 @@ _HISTOGRAMS: tuple[tuple[str, str, tuple[float, ...], float, Callable[[ModelStat
 
 
 def exposition(
-    models: list[ModelStatistics], entries: Iterable[Entry], exporter: Exporter | None = None
+    models: list[ModelStatistics],
+    entries: Iterable[Entry],
+    exporter: Exporter | None = None,
+    gpus: Gpus | None = None,
 ) -> bytes:
     """The whole page."""
     entries = list(entries)
-    lines = [*_models(models), *_loads(entries), *_providers(entries), *_traces(exporter)]
+    lines = [*_models(models), *_loads(entries), *_providers(entries), *_traces(exporter), *_gpus(gpus)]
     return "".join(f"{line}\n" for line in lines).encode() + generate_latest()
 
 
@@ -183,6 +187,13 @@ def _traces(exporter: Exporter | None) -> Iterator[str]:
         yield from _head(name, "Spans of traced requests, by what became of them", "counter")
         yield f'{name}{{outcome="exported"}} {exporter.exported}'
         yield f'{name}{{outcome="dropped"}} {exporter.dropped}'
+
+
+def _gpus(gpus: Gpus | None) -> Iterator[str]:
+    for name, help_text, kind, samples in gpus.metrics() if gpus else ():
+        yield from _head(name, help_text, kind)
+        for uuid, value in samples:
+            yield f'{name}{{gpu_uuid="{uuid}"}} {value}'
 
 
 def _head(name: str, help_text: str, kind: str) -> Iterator[str]:

@@ -17,7 +17,7 @@ from capstan_serving._native import Handle, Server
 from capstan_serving.catalog import Catalog, Entry
 from capstan_serving.config import plan
 from capstan_serving.config.schema import ModelConfig
-from capstan_serving.errors import InvalidArgument, ModelLoadError, NotFound
+from capstan_serving.errors import InvalidArgument, ModelLoadError, NotFound, Unavailable
 from capstan_serving.loading import Loaded, Loader
 from capstan_serving.repository import Fingerprint, ModelFolder, Repository, from_files
 
@@ -62,14 +62,20 @@ class Lifecycle:
             list(pool.map(load, wanted))
 
     def names(self) -> Iterable[str]:
-        """The models that the repository has now."""
-        return self._repository.folders()
+        """The models that the repository has now. Unavailable when it cannot be read."""
+        try:
+            return self._repository.folders()
+        except OSError as error:
+            raise _unreadable(error) from error
 
     def load(self, name: str, config: str | None, files: Mapping[str, bytes]) -> None:
-        """Load a model, or load it anew. InvalidArgument says why it could not be."""
+        """Load a model, or load it anew. InvalidArgument or Unavailable say why it could not be."""
         if files and config is None:
             raise InvalidArgument(f"failed to load {name!r}: files need a config; send it with them")
-        known = self._repository.find(name)
+        try:
+            known = self._repository.find(name)
+        except OSError as error:
+            raise _unreadable(error) from error
         if known is None:
             raise InvalidArgument(f"failed to load {name!r}: it is not in the model repository")
         try:
@@ -87,6 +93,8 @@ class Lifecycle:
             raise NotFound(f"failed to unload {name!r}: it is not known")
         with self._lock(name):
             for entry in self._catalog.versions(name).values():
+                if entry.state == "UNLOADING":
+                    continue
                 self._retire(entry, dataclasses.replace(_bare(entry), state="UNAVAILABLE", reason="unloaded"))
 
     def poll(self) -> None:
@@ -117,6 +125,12 @@ class Lifecycle:
 
     def _load(self, folder: ModelFolder, override: str | None) -> list[str]:
         """Load what changed, and let go what is wanted no longer. Why some could not be loaded."""
+        try:
+            return self._load_versions(folder, override)
+        except Exception as error:  # noqa: BLE001 - one model must not take the others along
+            return self._broken(folder.name, list(self._catalog.versions(folder.name)) or [0], error)
+
+    def _load_versions(self, folder: ModelFolder, override: str | None) -> list[str]:
         name = folder.name
         present: list[int] = []
         try:
@@ -152,9 +166,8 @@ class Lifecycle:
             handle = self._serve(name, version, loaded)
         except ModelLoadError as error:
             return self._fail(name, [version], str(error))
-        except Exception as error:  # noqa: BLE001 - one model must not take the others along
-            _log.exception("loading model %s failed", name)
-            return self._fail(name, [version], f"loading it failed ({error}); this is a bug of the server's")
+        except Exception as error:  # noqa: BLE001 - nor one version
+            return self._broken(name, [version], error)
         self._catalog.put(Entry(name, version, "READY", loaded=loaded, handle=handle, key=key))
         _log.info("model %s version %d is loaded, in %.2f s", name, version, loaded.seconds)
         for provider in loaded.missing:
@@ -181,6 +194,10 @@ class Lifecycle:
         except BaseException:
             loaded.backend.close()
             raise
+
+    def _broken(self, name: str, versions: list[int], error: Exception) -> list[str]:
+        _log.exception("loading model %s failed", name)
+        return self._fail(name, versions, f"loading it failed ({error}); this is a bug of the server's")
 
     def _fail(self, name: str, versions: list[int], reason: str) -> list[str]:
         """Say why versions cannot be served; one that is served already is served on."""
@@ -220,6 +237,10 @@ class Lifecycle:
         threading.Thread(
             target=release, args=(entry.loaded, entry.handle), name=f"release-{entry.name}", daemon=True
         ).start()
+
+
+def _unreadable(error: OSError) -> Unavailable:
+    return Unavailable(f"the model repository cannot be read ({error}); check the folder and its mode")
 
 
 def _bare(entry: Entry) -> Entry:

@@ -89,12 +89,15 @@ class ModelFolder:
                 folders[:] = [
                     name for name in folders if not _VERSION.fullmatch(name) or int(name) == version
                 ]
-            for name in (*files, *(name for name in folders if (Path(folder) / name).is_symlink())):
+            for name in (*files, *folders):
+                path = Path(folder) / name
                 try:
-                    state = (Path(folder) / name).stat()
+                    if name in folders and not path.is_symlink():
+                        continue
+                    state = path.stat()
                 except OSError:
-                    continue  # it went while we looked
-                yield f"{folder}/{name}", state.st_mtime_ns, state.st_size, state.st_ino
+                    continue  # it went while we looked, or cannot be looked at; loading it says so
+                yield str(path), state.st_mtime_ns, state.st_size, state.st_ino
 
     def _inside(self, path: Path) -> Path:
         resolved = path.resolve(strict=True)

@@ -150,6 +150,11 @@ class Loader:
 
     def _libraries(self, folder: ModelFolder, config: Any, where: str) -> list[Path]:
         names = list(config.model_operations.op_library_filename)
+        if names and folder.sent:
+            raise ModelLoadError(
+                f"{where}: model_operations names libraries, which are not taken from a request; put the "
+                "model into the repository"
+            )
         if names and not self.custom_operators:
             raise ModelLoadError(
                 f"{where}: model_operations names libraries, whose code would run in this server; "

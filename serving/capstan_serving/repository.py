@@ -37,6 +37,8 @@ class ModelFolder:
     """Nothing outside of it is opened."""
     reason: str = ""
     """Why it cannot be used at all."""
+    sent: bool = False
+    """Its files came with a load request, from whoever reaches the server."""
 
     def versions(self) -> list[int]:
         """The versions that are there, in order."""
@@ -149,7 +151,7 @@ def from_files(name: str, files: Mapping[str, bytes]) -> ModelFolder:
         root = Path(tempfile.mkdtemp(prefix="capstan-model-")).resolve()
     except OSError as error:
         raise ModelLoadError(f"there is no place for its files ({error}); set TMPDIR to a folder") from error
-    folder = ModelFolder(name, root, root)
+    folder = ModelFolder(name, root, root, sent=True)
     weakref.finalize(folder, shutil.rmtree, root, ignore_errors=True)
     for key, content in files.items():
         match = _OVERRIDE.fullmatch(key)

@@ -1,8 +1,12 @@
 """Which models folders hold, and which of their files can be reached."""
 
+from pathlib import Path
+
 import pytest
+from capstan_serving.config.schema import ModelConfig
 from capstan_serving.errors import ModelLoadError
-from capstan_serving.repository import Repository
+from capstan_serving.loading import Loader
+from capstan_serving.repository import Repository, from_files
 
 
 @pytest.fixture
@@ -110,3 +114,26 @@ def test_a_link_that_is_moved_changes_the_fingerprint(find, add, tmp_path):
 def test_the_repository_itself_must_be_there(tmp_path):
     with pytest.raises(OSError, match="nowhere"):
         Repository([tmp_path / "nowhere"]).folders()
+
+
+def test_a_file_that_cannot_be_looked_at_is_none_of_a_fingerprint(find, add, monkeypatch):
+    add("m/1/model.onnx")
+    add("m/secret/x")
+    whole = find("m").fingerprint()
+    is_symlink = Path.is_symlink
+
+    def fail(path):
+        if path.name == "secret":
+            raise PermissionError("no")
+        return is_symlink(path)
+
+    monkeypatch.setattr(Path, "is_symlink", fail)
+    assert find("m").fingerprint() == whole
+
+
+def test_libraries_are_not_taken_from_a_request():
+    folder = from_files("m", {"file:1/model.onnx": b"", "file:1/evil.so": b""})
+    config = ModelConfig()
+    config.model_operations.op_library_filename.append("1/evil.so")
+    with pytest.raises(ModelLoadError, match="not taken from a request"):
+        Loader(workers=1, custom_operators=True).load(folder, 1, config)

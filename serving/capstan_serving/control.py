@@ -121,7 +121,8 @@ class Control:
         """Counters of one model, or of all."""
         name, version = arguments.get("name", ""), arguments.get("version", "")
         if name:
-            self.catalog.find(name, version)
+            entry, _ = self.catalog.find(name, version)
+            version = version and str(entry.version)
         meant = [
             _statistics(model)
             for model in self.statistics()
@@ -132,9 +133,12 @@ class Control:
     def repository_index(self, arguments: _Json) -> list[_Json]:
         """Every model of the repository, with its state."""
         _one_repository(arguments)
+        only_ready = arguments.get("ready", False)
+        if not isinstance(only_ready, bool):
+            raise InvalidArgument("'ready' must be true or false")
         index: list[_Json] = []
         for entry in self.catalog.index():
-            if entry.state == "READY" or not arguments.get("ready"):
+            if entry.state == "READY" or not only_ready:
                 named = {"name": entry.name, "version": str(entry.version) if entry.version else ""}
                 index.append(named | {"state": entry.state, "reason": entry.reason})
         return index
@@ -147,6 +151,8 @@ class Control:
         """What is traced, of a model or of all, after the changes that the request asks for."""
         changes = dict(arguments)
         model = changes.pop("name", "")
+        if not isinstance(model, str):
+            raise InvalidArgument("'name' must be a string")
         if model:
             self.catalog.find(model)
         return self.traces.update(model, changes)

@@ -254,10 +254,23 @@ def test_a_405_says_what_is_allowed(server):
     assert b"allow: POST" in answer
 
 
-@pytest.mark.parametrize("content", [b"[" * 100_000, b"[]", b"{", b"\xff"])
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"[]", b"{", b"\xff", b'{"ready": "no"}'])
 def test_a_bad_index_request(server, content):
     status, answer = server.request("POST", "/v2/repository/index", content)
     assert (status, bool(json.loads(answer)["error"])) == (400, True)
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"name": [1]}', b'{"trace_level": [{}]}', b'{"trace_rate": "' + b"9" * 5000 + b'"}']
+)
+def test_a_bad_trace_setting(server, content):
+    status, answer = server.request("POST", "/v2/trace/setting", content)
+    assert (status, bool(json.loads(answer)["error"])) == (400, True)
+
+
+def test_a_version_is_a_number_however_it_is_written(server):
+    _, answer = server.get("/v2/models/mlp/versions/01/stats")
+    assert [model["version"] for model in json.loads(answer)["model_stats"]] == ["1"]
 
 
 @pytest.mark.parametrize("content", [b'{"version": [1]}', b'{"name": {}, "version": 1}', b"{", b"\xff"])

@@ -85,10 +85,10 @@ class Loader:
         wanted = providers.asked(config, self.providers or ("cuda", "cpu"), where)
         gpus = self.gpus if self._on_gpu(wanted) else ()
         instances = plan.instances(config, self.workers, gpus, where)
+        session_options = options.read(config, where)
+        session_options.check(instances.gpus, where)
         choices = [self._choice(wanted, gpu, file) for gpu in instances.gpus or (None,)]
-        backend = OnnxBackend(
-            file, options.read(config, where), choices, self._libraries(folder, config, where)
-        )
+        backend = OnnxBackend(file, session_options, choices, self._libraries(folder, config, where))
         # What nobody named is missed only where it should have worked.
         named = self.providers or config.optimization.execution_accelerators.ListFields()
         expected = [providers.PROVIDERS[name] for name, _ in wanted] if named else dict(choices[0])

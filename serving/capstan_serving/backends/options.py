@@ -1,10 +1,10 @@
 """A session's options: what a configuration says of it, by the names of Triton's ONNX Runtime backend."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from capstan_serving.config.plan import number
+from capstan_serving.config.plan import MAX_THREADS, number
 from capstan_serving.errors import ModelLoadError
 
 _GRAPH_LEVELS = {0: "ALL", 1: "EXTENDED", -1: "BASIC", 2: "DISABLE_ALL"}
@@ -61,6 +61,19 @@ class SessionOptions:
         }
     )
 
+    def check(self, gpus: Collection[int], where: str) -> None:
+        """Refuse to shrink an arena that a session does not have: each execution would fail by that.
+
+        `gpus` are those that execute the model, by a session each."""
+        have = {"cpu", "cpu:0"} if self.mem_arena else set()
+        if len(gpus) == 1:
+            have |= {f"gpu:{gpu}" for gpu in gpus}
+        if strange := [arena for arena in self.shrink.split(";") if arena and arena not in have]:
+            raise ModelLoadError(
+                f"{where}: the parameter {_SHRINK} names {strange[0]!r}; the model's arenas are "
+                f"{', '.join(sorted(have)) or 'none'}"
+            )
+
 
 DEFAULT = SessionOptions()
 
@@ -83,8 +96,8 @@ def read(config: Any, where: str) -> SessionOptions:
         key: str(int(_switch(config, key, False, where))) for key in _ENTRIES if key in config.parameters
     }
     return SessionOptions(
-        intra_op_threads=number(config, "intra_op_thread_count", where, 1),
-        inter_op_threads=number(config, "inter_op_thread_count", where, 1),
+        intra_op_threads=_threads(config, "intra_op_thread_count", where),
+        inter_op_threads=_threads(config, "inter_op_thread_count", where),
         parallel=_switch(config, "execution_mode", False, where),
         graph_level=_GRAPH_LEVELS[level],
         mem_arena=_switch(config, "enable_mem_arena", True, where),
@@ -92,6 +105,13 @@ def read(config: Any, where: str) -> SessionOptions:
         shrink=config.parameters[_SHRINK].string_value if _SHRINK in config.parameters else "",
         entries={**DEFAULT.entries, **entries},
     )
+
+
+def _threads(config: Any, key: str, where: str) -> int:
+    threads = number(config, key, where, 1)
+    if threads > MAX_THREADS:
+        raise ModelLoadError(f"{where}: the parameter {key} must be {MAX_THREADS} at most, not {threads}")
+    return threads
 
 
 def _switch(config: Any, key: str, default: bool, where: str) -> bool:

@@ -102,6 +102,8 @@ def asked(config: Any, flag: Sequence[str], where: str) -> list[tuple[str, Optio
                 raise ModelLoadError(
                     f"{where}: {field} {name!r} is not supported; supported are {', '.join(names)}"
                 )
+            if any(name == other for other, _ in chosen):
+                raise ModelLoadError(f"{where}: {field} {name!r} is there twice; remove one")
             chosen.append((name, _options(name, dict(accelerator.parameters), f"{where}: {name}")))
     chosen = chosen or [(name, {}) for name in flag]
     if config.optimization.cuda.graphs:

@@ -10,6 +10,9 @@ from capstan_serving.scheduling import QueuePolicy, Scheduling
 PLATFORM = "onnxruntime_onnx"
 BACKEND = "onnxruntime"
 
+MAX_THREADS = 1024
+"""Of a model: a clerical error, or a client's load request, must not take the server's memory."""
+
 _AUTO, _GPU, _CPU, _MODEL = range(4)
 
 
@@ -80,6 +83,10 @@ def instances(config: Any, workers: int, gpus: Collection[int], where: str) -> I
             used += [gpu for gpu in group.gpus if gpu not in used]
         group.count = group.count or (1 if group.kind == _GPU else workers)
         total += group.count * max(1, len(group.gpus))
+    if total > MAX_THREADS:
+        raise ModelLoadError(
+            f"{where}: the instance groups add up to {total} threads; have {MAX_THREADS} at most"
+        )
     if len(kinds) > 1:
         raise ModelLoadError(
             f"{where}: instance groups of both KIND_CPU and KIND_GPU are not supported; keep one"

@@ -308,3 +308,8 @@ ModelConfig: Any = message_factory.GetMessageClass(_descriptor)
 
 DATA_TYPES: tuple[str, ...] = tuple(_ENUMS["DataType"].split())
 """By number."""
+
+
+def data_type(number: int) -> str:
+    """The name of a type; a configuration may have numbers that are none."""
+    return DATA_TYPES[number] if 0 <= number < len(DATA_TYPES) else str(number)

@@ -114,7 +114,7 @@ def _specs(
 def _spec(
     tensor: Any, spec: TensorSpec, where: str, batched: bool, reshapes: dict[str, Reshape]
 ) -> TensorSpec:
-    data_type = schema.DATA_TYPES[tensor.data_type] if tensor.data_type < len(schema.DATA_TYPES) else "?"
+    data_type = schema.data_type(tensor.data_type)
     if data_type != _TYPES[spec.datatype]:
         raise ModelLoadError(
             f"{where} has data_type {data_type}, the model has {_TYPES[spec.datatype]}; correct it"
@@ -158,6 +158,8 @@ def label_files(config: Any) -> dict[str, str]:
 def labels(file: Path) -> list[str]:
     """A file's labels, one a line."""
     try:
-        return file.read_text(encoding="utf-8").splitlines()
+        text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelLoadError(f"the labels {file} cannot be read ({error}); write one label a line") from error
+    # Not splitlines(), to which form feeds and others end a line, too.
+    return text.removesuffix("\n").split("\n") if text else []

@@ -58,13 +58,24 @@ def _array(
 ) -> NDArray[Any]:
     shape = (*lead, *tensor.dims)
     wanted = "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}"
-    if schema.DATA_TYPES[tensor.data_type] != wanted:
+    if schema.data_type(tensor.data_type) != wanted:
         raise ModelLoadError(f"{where} must have data_type {wanted}")
     fits = len(shape) == len(spec.shape) and all(
         size > 0 and known in (-1, size) for size, known in zip(shape, spec.shape, strict=True)
     )
     if not fits:
         raise ModelLoadError(f"{where} is {list(shape)}, the model has {list(spec.shape)}; correct dims")
+    try:
+        return _filled(tensor, spec, shape, read, where)
+    except (MemoryError, ValueError) as error:
+        raise ModelLoadError(
+            f"{where} is {list(shape)}, for which there is no memory; correct dims"
+        ) from error
+
+
+def _filled(
+    tensor: Any, spec: TensorSpec, shape: tuple[int, ...], read: Callable[[str], Path], where: str
+) -> NDArray[Any]:
     dtype = np.dtype(_DTYPES[spec.datatype])
     match tensor.WhichOneof("input_data_type"):
         case "input_data_file":

@@ -398,3 +398,71 @@ def test_warm_up_samples_that_cannot_be(sample, said, tmp_path):
 
 def test_the_class_is_of_the_published_name():
     assert ModelConfig.DESCRIPTOR.full_name == "inference.ModelConfig"
+
+
+def read(text):
+    return options.read(config(text), "m")
+
+
+def parameter(key, value):
+    return f"parameters {{ key: '{key}' value {{ string_value: '{value}' }} }} "
+
+
+SHRINK = "memory.enable_memory_arena_shrinkage"
+
+
+@pytest.mark.parametrize(
+    ("text", "gpus", "said"),
+    [
+        (parameter(SHRINK, "cpu:0"), (), None),
+        (parameter(SHRINK, "cpu:0;gpu:1"), (1,), None),
+        (parameter(SHRINK, "foo"), (), "names 'foo'; the model's arenas are cpu, cpu:0"),
+        (parameter(SHRINK, "gpu:0"), (), "names 'gpu:0'"),
+        (parameter(SHRINK, "gpu:0;gpu:1"), (0, 1), "names 'gpu:0'"),
+        (parameter(SHRINK, "cpu:0") + parameter("enable_mem_arena", "0"), (), "arenas are none"),
+    ],
+)
+def test_only_an_arena_that_is_there_is_shrunk(text, gpus, said):
+    if said is None:
+        read(text).check(gpus, "m")
+    else:
+        with pytest.raises(ModelLoadError, match=said):
+            read(text).check(gpus, "m")
+
+
+@pytest.mark.parametrize("key", ["intra_op_thread_count", "inter_op_thread_count"])
+def test_threads_have_a_bound(key):
+    assert read(parameter(key, "1024"))
+    with pytest.raises(ModelLoadError, match=f"{key} must be 1024 at most"):
+        read(parameter(key, "1000000000000"))
+
+
+def test_instances_have_a_bound():
+    groups = config("instance_group { count: 1000 } instance_group { count: 25 }")
+    with pytest.raises(ModelLoadError, match="add up to 1025 threads; have 1024 at most"):
+        plan.instances(groups, 1, (), "m")
+
+
+@pytest.mark.parametrize("number", [99, -1])
+def test_a_datatype_that_is_none_is_told_by_its_number(number, tmp_path):
+    with pytest.raises(ModelLoadError, match=f"has data_type {number}, the model has TYPE_FP32"):
+        resolve(f'max_batch_size: 8 input {{ name: "x" data_type: {number} dims: 4 }}')
+    sample = f"batch_size: 1 inputs {{ key: 'x' value {{ data_type: {number} dims: 4 zero_data: true }} }}"
+    with pytest.raises(ModelLoadError, match="must have data_type TYPE_FP32"):
+        list(warmup.samples(config(f"model_warmup {{ {sample} }}"), MODEL, tmp_path.joinpath, "m"))
+
+
+def test_a_warm_up_larger_than_memory_is_told(tmp_path):
+    model = Signature(inputs=(TensorSpec("x", "FP32", (-1, -1)),), outputs=(), max_batch=8)
+    dims = f"dims: {1 << 60}"
+    sample = f"batch_size: 8 inputs {{ key: 'x' value {{ data_type: TYPE_FP32 {dims} zero_data: true }} }}"
+    with pytest.raises(ModelLoadError, match="for which there is no memory"):
+        list(warmup.samples(config(f"model_warmup {{ {sample} }}"), model, tmp_path.joinpath, "m"))
+
+
+def test_a_label_is_a_line(tmp_path):
+    file = tmp_path / "labels.txt"
+    file.write_bytes("a\x0cb\r\nc\u2028d\n\ne\n".encode())
+    assert tensors.labels(file) == ["a\x0cb", "c\u2028d", "", "e"]
+    file.write_bytes(b"")
+    assert tensors.labels(file) == []

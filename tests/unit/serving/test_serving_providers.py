@@ -63,6 +63,12 @@ def test_cuda_graphs_are_tensorrts():
         asked(accelerator("cuda", more=graphs))
 
 
+def test_an_accelerator_is_there_once():
+    twice = accelerator("cuda").replace("[ {", "[ { name: 'cuda' }, {")
+    with pytest.raises(ModelLoadError, match="gpu_execution_accelerator 'cuda' is there twice; remove one"):
+        asked(twice)
+
+
 @pytest.mark.parametrize(
     ("name", "parameter", "said"),
     [

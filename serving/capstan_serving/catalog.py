@@ -55,7 +55,7 @@ class Catalog:
         self.load: Callable[[str, str | None, Mapping[str, bytes]], None] = _not_allowed
         """Load a model by its name, with another configuration (JSON) and other files than the repository's.
 
-        InvalidArgument says why that failed."""
+        InvalidArgument, NotFound or Unavailable say why that failed."""
         self.unload: Callable[[str, bool], None] = _not_allowed
         """Unload a model. (No model depends on another, so there is nothing more to unload.)"""
         self.discover: Callable[[], Iterable[str]] = tuple

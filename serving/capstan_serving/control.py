@@ -26,6 +26,7 @@ EXTENSIONS = (
     "model_repository",
     "model_repository(unload_dependents)",
     "parameters",
+    "schedule_policy",
     "statistics",
 )
 """Of the protocol's extensions, those that always work."""

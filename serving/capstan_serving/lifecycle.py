@@ -69,7 +69,7 @@ class Lifecycle:
             raise _unreadable(error) from error
 
     def load(self, name: str, config: str | None, files: Mapping[str, bytes]) -> None:
-        """Load a model, or load it anew. InvalidArgument or Unavailable say why it could not be."""
+        """Load a model, or load it anew. InvalidArgument, NotFound or Unavailable say why it could not be."""
         if files and config is None:
             raise InvalidArgument(f"failed to load {name!r}: files need a config; send it with them")
         try:
@@ -77,7 +77,7 @@ class Lifecycle:
         except OSError as error:
             raise _unreadable(error) from error
         if known is None:
-            raise InvalidArgument(f"failed to load {name!r}: it is not in the model repository")
+            raise NotFound(f"failed to load {name!r}: it is not in the model repository")
         try:
             folder = from_files(name, files) if files else known
         except ModelLoadError as error:

@@ -248,12 +248,12 @@ def test_metadata(client):
     model = client.call("get_model_metadata", "mlp")
     if isinstance(model, dict):
         assert server_metadata["name"] == "capstan"
-        assert "binary_tensor_data" in server_metadata["extensions"]
+        assert {"binary_tensor_data", "schedule_policy"} <= set(server_metadata["extensions"])
         assert model["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]
         assert model["platform"] == "onnxruntime_onnx"
     else:
         assert server_metadata.name == "capstan"
-        assert "binary_tensor_data" in server_metadata.extensions
+        assert {"binary_tensor_data", "schedule_policy"} <= set(server_metadata.extensions)
         assert list(model.inputs[0].shape) == [-1, 4]
         assert model.platform == "onnxruntime_onnx"
 

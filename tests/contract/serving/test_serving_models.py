@@ -360,7 +360,7 @@ def test_unload_and_load_again(add, serve):
     models.life.load("m", None, {})
     assert answer(models) == 1
     for name in ("nobody", "../m", "m/1", "", "m\0"):
-        with pytest.raises(InvalidArgument, match="not in the model repository"):
+        with pytest.raises(NotFound, match="not in the model repository"):
             models.life.load(name, None, {})
         with pytest.raises(NotFound):
             models.life.unload(name)

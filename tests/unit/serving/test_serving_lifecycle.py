@@ -5,7 +5,7 @@ import threading
 
 import pytest
 from capstan_serving.catalog import Catalog, Entry
-from capstan_serving.errors import ModelLoadError, Unavailable
+from capstan_serving.errors import ModelLoadError, NotFound, Unavailable
 from capstan_serving.lifecycle import Lifecycle
 from capstan_serving.loading import Loaded
 from capstan_serving.repository import ModelFolder
@@ -92,6 +92,13 @@ def test_a_repository_that_cannot_be_read_says_so_and_what_is_served_is_served_o
         lifecycle.poll()
     assert "is served on" in caplog.text
     assert reasons(catalog) == before
+
+
+def test_what_is_not_there_is_not_found(life):
+    lifecycle, _, _ = life
+    for call in (lambda: lifecycle.load("nothing", None, {}), lambda: lifecycle.unload("nothing")):
+        with pytest.raises(NotFound, match="'nothing'"):
+            call()
 
 
 def test_a_model_is_unloading_until_its_last_request_is_answered(life, tmp_path):

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from capstan_agent.keeper import Saved
 from capstan_agent.report import Report
 
 URL = "CAPSTAN_REPORT_URL"
@@ -75,6 +76,7 @@ class Reporter:
     def __init__(self, where: Endpoint, interval: float = INTERVAL) -> None:
         self._where = where
         self._report = Report()
+        self._saved: Saved | None = None
         self._interval = interval
         self._news = threading.Event()
         self._last = threading.Event()
@@ -82,9 +84,12 @@ class Reporter:
         self._failing = False
         self._thread: threading.Thread | None = None
 
-    def note(self, report: Report) -> None:
+    def note(self, news: Report | Saved) -> None:
         """There is something new to tell."""
-        self._report = report
+        if isinstance(news, Saved):
+            self._saved = news
+        else:
+            self._report = news
         self._news.set()
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
@@ -109,7 +114,8 @@ class Reporter:
         self._tell()
 
     def _tell(self) -> None:
-        body = json.dumps(self._report.json()).encode()
+        saved = {"checkpoint": self._saved.json()} if self._saved else {}
+        body = json.dumps(self._report.json() | saved).encode()
         if body == self._told:
             return
         why = self._try(body)

@@ -2,13 +2,15 @@
 
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capstan_agent import channel, metrics, outcome, termination
+from capstan_agent import channel, checkpoints, keeper, metrics, outcome, termination
 from capstan_agent.cgroup import Cgroup
 from capstan_agent.digest import file_digest
+from capstan_agent.keeper import Saved
 from capstan_agent.report import Report
 from capstan_agent.supervise import Exit, Supervisor
 from capstan_agent.termination import Output, Termination
@@ -33,17 +35,34 @@ def run(
     supervisor, program, cgroup = Supervisor(grace), metrics.Program(), Cgroup()
     telling = _Telling()
     said = channel.opened(telling.heard)
+    keeping: keeper.Keeper | None = None
     before = cgroup.oom_kills()
     if metrics_port:
         metrics.serve(program, metrics_port)
+    environment = dict(os.environ)
+    broken: frozenset[Path] = frozenset()
+    if folder := environment.get(checkpoints.FOLDER):
+        if checkpoints.RESUME not in environment:
+            found, broken = checkpoints.newest(Path(folder), supervisor.stopped, _say)
+            if supervisor.stopped():
+                result = outcome.ended(supervisor.exit_now(Exit()), 0, "")
+                termination.write(result, message)
+                return result.exit_code
+            environment |= {checkpoints.RESUME: str(found.path)} if found else {}
+        if keeping := keeper.keeper(environment, broken, telling.heard):
+            keeping.start()
+    if said or folder:
+        environment["PYTHONPATH"] = _python_path()
     program.running = True
     try:
-        end = supervisor.run(command, _environment() if said else os.environ, program, said)
+        end = supervisor.run(command, environment, program, said)
     except OSError as error:
         result = outcome.not_started(command[0], error)
         print(f"capstan: {result.message}", file=sys.stderr)
     else:
         program.running = False
+        if keeping:
+            keeping.finish(_LAST_WORD)
         telling.finish()
         killed = (cgroup.oom_kills() or 0) - (before or 0)
         result = outcome.ended(end, killed, program.text())
@@ -54,35 +73,41 @@ def run(
 
 
 class _Telling:
-    """Takes reports to the operator. What that needs (TLS) is loaded with the first one."""
+    """Takes news to the operator. What that needs (TLS) is loaded with the first."""
 
     def __init__(self) -> None:
         self._reporter: Reporter | None = None
         self._wanted = True
+        self._loading = threading.Lock()
 
-    def heard(self, report: Report) -> None:
-        """The program has said something."""
-        if self._wanted and self._reporter is None:
-            from capstan_agent import reporter  # noqa: PLC0415  (programs that say nothing do without it)
+    def heard(self, news: Report | Saved) -> None:
+        """The program has said something, or saved something."""
+        with self._loading:
+            if self._wanted and self._reporter is None:
+                from capstan_agent import reporter  # noqa: PLC0415  (programs that say nothing do without it)
 
-            where = reporter.endpoint(os.environ)
-            self._wanted = where is not None
-            self._reporter = reporter.Reporter(where) if where else None
-        if self._reporter is not None:
-            self._reporter.note(report)
+                where = reporter.endpoint(os.environ)
+                self._wanted = where is not None
+                self._reporter = reporter.Reporter(where) if where else None
+            if self._reporter is not None:
+                self._reporter.note(news)
 
     def finish(self) -> None:
-        """The program says no more."""
+        """There is no more."""
         if self._reporter is not None:
             self._reporter.finish(_LAST_WORD)
 
 
-def _environment() -> dict[str, str]:
-    """The program's environment, in which Python finds the helper after what the image has there."""
+def _say(sentence: str) -> None:
+    print(f"capstan: {sentence}", file=sys.stderr)
+
+
+def _python_path() -> str:
+    """What the image has there, and then our helper."""
     folders = [root / _PYTHON for root in (Path(__file__).parent, Path(sys.prefix))]
-    helper = next((str(folder) for folder in folders if folder.is_dir()), "")
-    paths = (os.environ.get("PYTHONPATH", ""), helper)
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    found = next((str(folder) for folder in folders if folder.is_dir()), "")
+    paths = (os.environ.get("PYTHONPATH", ""), found)
+    return os.pathsep.join(filter(None, paths))
 
 
 def _with_output(supervisor: Supervisor, output: Path, end: Exit, log: str) -> Termination:

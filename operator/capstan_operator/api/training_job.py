@@ -44,6 +44,10 @@ Processes = Annotated[
 ]
 
 
+#: Checkpoints that are kept when the spec does not say; the runner's own default.
+KEPT = 3
+
+
 class Checkpoint(Model):
     """Where the program saves its state, to go on from after a restart."""
 
@@ -52,8 +56,14 @@ class Checkpoint(Model):
             "A folder, as pvc://<claim>/<path>: a volume, because the program itself writes to it. The claim"
             " is mounted in every replica, and the program finds the"
             " folder's path in CAPSTAN_CHECKPOINT_DIR. It creates the folder, saves to it and resumes from"
-            " it."
+            " it; the newest checkpoint that it has published there is in CAPSTAN_RESUME_FROM."
         )
+    )
+    keep: int = Field(
+        KEPT,
+        description="How many of the checkpoints that the program publishes are kept. The oldest go first.",
+        ge=1,
+        le=1000,
     )
     grace_period: Duration = Field(
         "60s",

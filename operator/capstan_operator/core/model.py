@@ -45,6 +45,8 @@ class Report:
     #: Seconds that are left, at the pace so far.
     remaining: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    #: The newest checkpoint: its step, when it was saved, its folder's name.
+    checkpoint: tuple[int, datetime, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from capstan_agent import channel, report, reporter
+from capstan_agent import channel, checkpoints, keeper, report, reporter
+from capstan_operator.api import training_job
 from capstan_operator.core.model import Endpoint
 from capstan_operator.core.training import progress, reporting
 from hypothesis import given
@@ -37,6 +38,13 @@ def test_whatever_a_program_says_the_operator_takes_what_the_runner_makes_of_it(
 
 def test_the_bounds_are_the_same() -> None:
     assert report.METRICS == progress.METRICS
+    assert checkpoints.KEPT == training_job.KEPT
+
+
+def test_a_checkpoint_is_taken_as_it_is_told() -> None:
+    saved = keeper.Saved(3, 1767225600, "step-3-attempt-12")
+    taken = progress.parsed({"checkpoint": json.loads(json.dumps(saved.json()))}, 1, NOW)
+    assert taken.checkpoint == (3, NOW, "step-3-attempt-12")
 
 
 def test_the_runner_finds_what_the_operator_gives() -> None:

@@ -78,6 +78,27 @@ def test_a_report() -> None:
     assert progress.parsed(body, 2, NOW) == Report(2, NOW, 3, 4, 60, {"loss": 1.0})
 
 
+def test_a_report_of_a_checkpoint() -> None:
+    body = {"checkpoint": {"step": 3, "time": 1767225600, "name": "step-3-attempt-1"}}
+    found = progress.parsed(body, 1, NOW)
+    assert found.checkpoint == (3, datetime(2026, 1, 1, tzinfo=UTC), "step-3-attempt-1")
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        [],
+        {"step": 3},
+        {"step": 3, "time": 1 << 50, "name": "step-3-attempt-1"},
+        {"step": 3, "time": 1, "name": "../../other-job"},
+        {"step": 3, "time": 1, "name": "step-3-attempt-1\n"},
+    ],
+)
+def test_a_checkpoint_of_another_shape_is_refused(found: Any) -> None:
+    with pytest.raises(ValueError, match="checkpoint"):
+        progress.parsed({"checkpoint": found}, 1, NOW)
+
+
 # --- who may
 
 
@@ -127,6 +148,30 @@ def test_a_program_need_not_say_how_many_steps_there_are() -> None:
 
 def test_more_steps_than_there_are_is_all_of_it() -> None:
     assert status(report(step=7, total=5))["progress"]["percent"] == 100
+
+
+def test_the_newest_checkpoint_is_in_the_status() -> None:
+    heard = report(step=None, total=None, checkpoint=(3, NOW, "step-3-attempt-1"))
+    asked = job({"attempt": 1}, checkpoint={"uri": "pvc://claim/digits/"})
+    made = plan.plan(asked, Observed(), NOW, HEARING).apply[-1]
+    seen = {**made, "metadata": made["metadata"] | {"uid": "batch-1"}}
+    found = plan.plan(asked, Observed(children=(seen, pod()), report=heard), NOW, HEARING).status
+    assert found["checkpoint"] == {
+        "step": 3,
+        "time": "2026-01-01T00:10:00Z",
+        "uri": "pvc://claim/digits/step-3-attempt-1",
+    }
+    assert "progress" not in found
+    assert "checkpoint" not in status(heard), "a job without a folder has none"
+
+
+def test_how_many_are_kept_is_told_when_it_is_not_the_runners_own() -> None:
+    def variables(**checkpoint: Any) -> set[str]:
+        made = plan.plan(job(checkpoint={"uri": "pvc://c/d", **checkpoint}), Observed(), NOW, QUIET).apply[-1]
+        return {v["name"] for v in made["spec"]["template"]["spec"]["containers"][0]["env"]}
+
+    assert variables(keep=7) - variables(keep=3) == {"CAPSTAN_CHECKPOINT_KEEP"}
+    assert variables() == variables(keep=3)
 
 
 def test_progress_outlives_passes_and_the_operator_that_heard_it() -> None:

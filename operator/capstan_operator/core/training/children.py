@@ -6,7 +6,7 @@ import math
 import re
 from typing import Final
 
-from capstan_operator.api.training_job import TrainingJobSpec
+from capstan_operator.api.training_job import KEPT, TrainingJobSpec
 from capstan_operator.core import accelerators, claims, fetch, get, labels, names, origin, pods, podtemplate
 from capstan_operator.core.frameworks import FRAMEWORKS
 from capstan_operator.core.frameworks.shape import Shape, index_variable
@@ -241,6 +241,8 @@ def _env(name: str, spec: TrainingJobSpec, attempt: int) -> list[Manifest]:
         variables["CAPSTAN_OUTPUT_DIR"] = claims.place(spec.output.uri).folder
     if spec.checkpoint:
         variables["CAPSTAN_CHECKPOINT_DIR"] = claims.place(spec.checkpoint.uri).folder
+        if spec.checkpoint.keep != KEPT:  # the runner's own default need not be told
+            variables["CAPSTAN_CHECKPOINT_KEEP"] = str(spec.checkpoint.keep)
     variables |= fetch.data_env(spec.data or [])
     return [*pods.env(variables), index_variable("CAPSTAN_REPLICA_INDEX")]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from capstan_operator.core import conditions, get, names, observed
@@ -25,6 +25,8 @@ NOTHING_HEARD: Final = "NothingHeard"
 
 METRICS: Final = 16
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]{0,62}")
+_CHECKPOINT: Final = re.compile(r"step-\d{1,15}-attempt-\d{1,9}")
+_LATEST: Final = 1 << 37  # the year 6325
 _LARGEST: Final = 1 << 53
 
 
@@ -37,8 +39,22 @@ def parsed(body: Any, attempt: int, now: datetime) -> Report:
     if not isinstance(metrics, dict) or len(metrics) > METRICS:
         raise ValueError(f"metrics must be an object of {METRICS} numbers at most")
     return Report(
-        attempt, now, **whole, metrics={name: _metric(name, value) for name, value in metrics.items()}
+        attempt,
+        now,
+        **whole,
+        metrics={name: _metric(name, value) for name, value in metrics.items()},
+        checkpoint=_checkpoint(body.get("checkpoint")),
     )
+
+
+def _checkpoint(found: Any) -> tuple[int, datetime, str] | None:
+    if found is None:
+        return None
+    step, time = (_whole(get.mapping(found).get(name), f"checkpoint.{name}") for name in ("step", "time"))
+    name = get.text(found, "name")
+    if step is None or time is None or time > _LATEST or not _CHECKPOINT.fullmatch(name):
+        raise ValueError("a checkpoint has a step, a time and a name such as step-1200-attempt-1")
+    return step, datetime.fromtimestamp(time, UTC), name
 
 
 def _whole(value: Any, name: str) -> int | None:
@@ -77,19 +93,24 @@ def _controlled(child: Manifest, by: Manifest) -> bool:
     return bool(uid) and any(owner.get("uid") == uid and owner.get("controller") is True for owner in owners)
 
 
-def told(old: Manifest, report: Report | None, attempt: int, *, running: bool) -> Manifest:
-    """The status' `progress`: the report's, if it is news, else as it was. `eta` is for what runs."""
-    found = get.mapping(old, "progress")
-    if (
-        report is not None
-        and report.step is not None
-        and report.attempt == attempt
-        and _is_news(report, found)
-    ):
-        found = _progress(report, report.step)
+def told(
+    old: Manifest, report: Report | None, attempt: int, *, running: bool, folder: str | None = None
+) -> Manifest:
+    """The status' `progress` and `checkpoint`: the report's, if it is news, else as they were.
+
+    `eta` is for what runs. `folder` is the address of the job's checkpoints.
+    """
+    found = {name: get.mapping(old, name) for name in ("progress", "checkpoint")}
+    if report is not None and report.attempt == attempt and _is_news(report, found["progress"]):
+        if report.step is not None:
+            found["progress"] = _progress(report, report.step)
+        if report.checkpoint is not None and folder is not None:
+            step, time, name = report.checkpoint
+            uri = f"{folder.rstrip('/')}/{name}"
+            found["checkpoint"] = {"step": step, "time": get.timestamp(time), "uri": uri}
     if not running:
-        found = {key: value for key, value in found.items() if key != "eta"}
-    return {"progress": found} if found else {}
+        found["progress"] = {key: value for key, value in found["progress"].items() if key != "eta"}
+    return {name: value for name, value in found.items() if value}
 
 
 def _is_news(report: Report, found: Manifest) -> bool:

@@ -167,7 +167,13 @@ def _status(facts: Facts, phase: str, told: list[Condition]) -> Manifest:
         "replicas": {children.ROLE: _replicas(facts)},
         "startTime": get.text(old, "startTime") or get.timestamp(facts.now),
         **kept,
-        **progress.told(old, facts.report, facts.attempt, running=phase == "Running"),
+        **progress.told(
+            old,
+            facts.report,
+            facts.attempt,
+            running=phase == "Running",
+            folder=facts.spec.checkpoint.uri if facts.spec.checkpoint else None,
+        ),
     }
 
 

@@ -198,6 +198,7 @@ impl Model {
         request: &mut InferRequest,
         start: Instant,
     ) -> Result<Vec<Tensor>> {
+        let _unanswered = here::Unanswered::new();
         let (place, mut answer) = self.push(request, start).inspect_err(|_| {
             self.counters.fail(Reason::Rejected, start.elapsed());
         })?;

@@ -2,11 +2,14 @@
 //!
 //! What one turn of an event loop has read is queued, and at the end of the turn the same thread takes it, as
 //! one batch. An idle server answers at once, a busy one in batches that grow with the load; nothing waits and
-//! nothing polls. Only short executions are done here: longer ones would keep the connections waiting.
+//! nothing polls. Only short executions are done here: longer ones would keep the connections waiting. They may
+//! be longer while one request at a time comes in, as then there is nobody to keep waiting.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use tokio::task::Id;
 
 use super::{Model, Shared};
 
@@ -14,24 +17,103 @@ use super::{Model, Shared};
 /// the answer back costs tens of microseconds, and the processor's caches.
 const SHORT: Duration = Duration::from_micros(200);
 
+/// The same for a request that is alone. Whoever comes meanwhile, after all, waits that long.
+const SHORT_ENOUGH_ALONE: Duration = Duration::from_millis(2);
+
+/// After so many requests that were alone, the next is taken to be.
+const ALONE: u32 = 16;
+
 thread_local! {
     /// The models that have work for the end of this turn.
     static WORK: RefCell<Vec<Arc<Model>>> = const { RefCell::new(Vec::new()) };
+    static COMPANY: Company = const { Company::new() };
 }
 
-/// The most rows and bytes of executions that were short: what is larger, a worker has to try first. The pace
-/// knows nothing of bytes, and of more rows than it has seen only what it guesses.
+/// Whether the requests of this thread come one at a time.
+struct Company {
+    unanswered: Cell<usize>,
+    alone: Cell<u32>,
+    /// Who asked last: a connection of HTTP/1.1, or a request of HTTP/2.
+    last: Cell<Option<Id>>,
+    /// An execution that was not short has kept waiting whoever else comes now.
+    late: Cell<bool>,
+}
+
+impl Company {
+    const fn new() -> Self {
+        Self {
+            unanswered: Cell::new(0),
+            alone: Cell::new(0),
+            last: Cell::new(None),
+            late: Cell::new(false),
+        }
+    }
+}
+
+/// A request that this thread has yet to answer.
+pub(super) struct Unanswered(());
+
+impl Unanswered {
+    pub(super) fn new() -> Self {
+        COMPANY.with(|company| {
+            let id = tokio::task::try_id();
+            let same = company.last.replace(id) == id;
+            let alone = company.unanswered.get() == 0 && (same || !company.late.get());
+            company.unanswered.update(|count| count + 1);
+            company.alone.update(|count| match alone {
+                true => count.saturating_add(1),
+                false => 0,
+            });
+        });
+        Self(())
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        let _ = COMPANY.try_with(|company| company.unanswered.update(|count| count - 1));
+    }
+}
+
+/// What an execution may take to be done here.
+fn limit() -> Duration {
+    match COMPANY.with(|company| company.alone.get()) > ALONE {
+        true => SHORT_ENOUGH_ALONE,
+        false => SHORT,
+    }
+}
+
+/// The most rows and bytes of executions that took no longer than a limit: what is larger, a worker has to try
+/// first. The pace knows nothing of bytes, and of more rows than it has seen only what it guesses.
 #[derive(Default)]
 pub(super) struct Tried {
+    short: Size,
+    short_enough_alone: Size,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Size {
     rows: usize,
     bytes: usize,
 }
 
 impl Tried {
     pub(super) fn learn(&mut self, rows: usize, bytes: usize, took: Duration) {
-        if took <= SHORT {
-            self.rows = self.rows.max(rows);
-            self.bytes = self.bytes.max(bytes);
+        for (limit, size) in [
+            (SHORT, &mut self.short),
+            (SHORT_ENOUGH_ALONE, &mut self.short_enough_alone),
+        ] {
+            if took <= limit {
+                size.rows = size.rows.max(rows);
+                size.bytes = size.bytes.max(bytes);
+            }
+        }
+    }
+
+    fn within(&self, limit: Duration) -> Size {
+        match limit {
+            SHORT => self.short,
+            _ => self.short_enough_alone,
         }
     }
 }
@@ -39,7 +121,9 @@ impl Tried {
 /// Whether to execute what waits costs less than to hand it to another thread.
 pub(super) fn is_short(shared: &Shared) -> bool {
     let (rows, bytes, at_most) = shared.queue.next_batch();
-    rows <= shared.tried.rows && bytes <= shared.tried.bytes && at_most <= SHORT
+    let limit = limit();
+    let tried = shared.tried.within(limit);
+    rows <= tried.rows && bytes <= tried.bytes && at_most <= limit
 }
 
 /// Let a model execute at the end of this turn; false when this thread has no event loop.
@@ -75,6 +159,7 @@ async fn end() {
     let mut round = 0;
     loop {
         tokio::task::yield_now().await;
+        COMPANY.with(|company| company.late.set(false)); // who came meanwhile is in
         let next = WORK.with_borrow(|work| work.get(round % work.len().max(1)).cloned());
         let Some(model) = next else { return };
         if model.execute_here() {
@@ -96,11 +181,13 @@ impl Model {
             self.work.notify_one();
             return false;
         }
-        let taken = self.form(&mut shared, Instant::now());
+        let now = Instant::now();
+        let taken = self.form(&mut shared, now);
         drop(shared);
         match taken {
             Ok(batch) => {
                 self.run(batch);
+                COMPANY.with(|company| company.late.set(now.elapsed() > SHORT));
                 !self.lock().queue.is_empty()
             }
             Err(_) => {
@@ -113,6 +200,7 @@ impl Model {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::sync::Mutex;
     use std::thread::{self, ThreadId};
 
@@ -129,6 +217,11 @@ mod tests {
     use crate::signature::{Signature, TensorSpec};
     use crate::tensor::Tensor;
 
+    thread_local! {
+        /// Rung by an execution on this thread.
+        static BELL: Cell<Option<std::os::unix::net::UnixStream>> = const { Cell::new(None) };
+    }
+
     /// Tells where it was executed, and how many rows.
     struct Witness {
         seen: Arc<Mutex<Vec<(ThreadId, i64)>>>,
@@ -139,6 +232,9 @@ mod tests {
         fn execute(&self, inputs: Vec<Tensor>, _: &[usize]) -> Result<(Vec<Tensor>, Phases)> {
             let seen = (thread::current().id(), inputs[0].shape[0]);
             self.seen.lock().unwrap().push(seen);
+            if let Some(mut bell) = BELL.take() {
+                bell.write_all(b"!").unwrap();
+            }
             thread::sleep(*self.pause.lock().unwrap());
             Ok((inputs, Phases::default()))
         }
@@ -204,6 +300,38 @@ mod tests {
             while infer(64) != here {}
             model.close();
         }
+    }
+
+    #[test]
+    fn what_is_alone_may_be_longer() {
+        let here = thread::current().id();
+        let (model, seen, pause) = witnessed(None);
+        *pause.lock().unwrap() = SHORT + SHORT / 2;
+        let runtime = event_loop();
+        let infer = || async {
+            model.infer(&mut request(1)).await.unwrap();
+            seen.lock().unwrap().pop().unwrap().0
+        };
+        let until_here = || while runtime.block_on(infer()) != here {};
+        until_here();
+        // Two at a time are company, and so is who has come while one was executed.
+        runtime.block_on(async { tokio::join!(infer(), infer()) });
+        assert!(runtime.block_on(infer()) != here);
+        until_here();
+        let beside = Arc::clone(&model);
+        let came = runtime.block_on(async {
+            let (heard, bell) = tokio::net::UnixStream::pair().unwrap();
+            let came = tokio::spawn(async move {
+                heard.readable().await.unwrap();
+                beside.infer(&mut request(1)).await
+            });
+            BELL.set(Some(bell.into_std().unwrap()));
+            while infer().await != here {}
+            came.await
+        });
+        assert!(came.unwrap().is_ok());
+        assert!(runtime.block_on(infer()) != here);
+        model.close();
     }
 
     #[test]

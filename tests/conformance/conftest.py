@@ -6,21 +6,18 @@ our own is started on the model repository that the suite makes.
 
 import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Generator, Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.conformance import models
+from tests.conformance.server import Server
 from tests.conformance.target import CLIENTS, NOT_OFFERED, Client, Target
 
 URL = os.environ.get("CONFORMANCE_URL", "")
 GRPC = os.environ.get("CONFORMANCE_GRPC", "")
 
-FLAGS = ("--host", "127.0.0.1", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
 OURS = (
     "--no-exit-on-error",
     "--allow-shared-memory",
@@ -42,25 +39,8 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         return
     repository = tmp_path_factory.mktemp("conformance")
     models.make(repository)
-    command = [sys.executable, "-m", "capstan_serving", "--model-repository", str(repository), *FLAGS, *OURS]
-    log = repository.with_suffix(".log")
-    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
-        try:
-            yield Target(*_addresses(process, log))
-        finally:
-            process.terminate()
-
-
-def _addresses(process: subprocess.Popen[bytes], log: Path) -> tuple[str, str]:
-    while "capstan_serving ready" not in log.read_text():
-        try:
-            process.wait(0.05)
-        except subprocess.TimeoutExpired:
-            continue
-        raise AssertionError(f"the server ended:\n{log.read_text()}")
-    match = re.search(r"listening: HTTP (\S+), gRPC (\S+), metrics", log.read_text())
-    assert match, log.read_text()
-    return match[1], match[2]
+    with Server(repository, *OURS) as server:
+        yield Target(server.http, server.grpc, is_ours=True)
 
 
 @pytest.fixture(params=CLIENTS)
@@ -96,22 +76,24 @@ def _area(nodeid: str) -> str | None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The table by area."""
-    counts: dict[str, Counter[str]] = {}
+    columns: dict[str, str] = {}
     missing: Counter[str] = Counter()
     for outcome, column in (
         ("passed", "passed"),
-        ("failed", "failed"),
-        ("error", "failed"),
         ("skipped", "not"),
+        ("failed", "failed"),
+        ("error", "failed"),  # also of a check that has passed or failed before: it counts once
     ):
         for report in terminalreporter.stats.get(outcome, []):
-            area = _area(report.nodeid)
-            if area:
-                counts.setdefault(area, Counter())[column] += 1
+            if _area(report.nodeid):
+                columns[report.nodeid] = column
                 if column == "not":
                     missing[report.longrepr[2].partition(NOT_OFFERED)[2]] += 1
-    if not counts:
+    if not columns:
         return
+    counts: dict[str, Counter[str]] = {}
+    for nodeid, column in columns.items():
+        counts.setdefault(_area(nodeid) or "", Counter())[column] += 1
     terminalreporter.section(f"conformance of {URL or 'capstan-serving'}")
     terminalreporter.write_line(f"{'area':20}{'passed':>8}{'failed':>8}{'not offered':>13}")
     for area, count in [*sorted(counts.items()), ("all", sum(counts.values(), Counter()))]:

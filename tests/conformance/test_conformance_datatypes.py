@@ -57,6 +57,8 @@ def test_json_may_be_nested_or_flat(target, datatype):
         answers.append(answer["outputs"][0])
     assert answers[0] == answers[1]
     assert (answers[0]["datatype"], answers[0]["shape"]) == (datatype, [2, 2])
+    result = np.array(answers[0]["data"], array.dtype).reshape(2, 2)
+    equal(result, array, ulps=int(datatype == "FP64"))
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16"])

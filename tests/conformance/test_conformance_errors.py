@@ -5,8 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from tests.conformance.target import REFUSED
-
 F = np.float32
 
 
@@ -41,11 +39,11 @@ def test_an_unknown_version(client):
         ("identity_fp32", {"x": ("FP64", np.ones((1, 1)))}, "x"),
         ("identity_fp32", {"x": ("FP32", np.ones((1, 1, 1), F))}, "x"),
         ("identity_fp32", {"z": ("FP32", np.ones((1, 1), F))}, "z"),
-        ("sums", {"a": ("INT32", np.ones((1, 1), np.int32))}, "2"),
+        ("sums", {"a": ("INT32", np.ones((1, 1), np.int32))}, "b"),
         (
             "identity_fp32",
             {"x": ("FP32", np.ones((1, 1), F)), "more": ("FP32", np.ones((1, 1), F))},
-            "1",
+            "more",
         ),
     ],
     ids=["datatype", "rank", "name", "an input missing", "an input too many"],
@@ -53,7 +51,7 @@ def test_an_unknown_version(client):
 def test_wrong_tensors(client, model, tensors, said):
     status, message = client.error("infer", model, tensors)
     assert status == 400, message
-    assert message
+    assert f"'{said}'" in message
 
 
 def test_an_unknown_output(client):
@@ -88,7 +86,7 @@ def test_bad_json(target, case):
     status, _, body = target.request(
         "POST", "/v2/models/identity_fp32/infer", BODIES[case], {"Content-Type": "application/json"}
     )
-    assert status in REFUSED, body
+    assert status in target.refused, body
     assert json.loads(body)["error"]
 
 
@@ -96,7 +94,7 @@ def test_bad_json(target, case):
 def test_dimensions_that_overflow(target):
     body = json.dumps({"inputs": [TENSOR | {"shape": [2**62, 8]}]}).encode()
     status, _, answer = target.request("POST", "/v2/models/identity_fp32/infer", body)
-    assert status in REFUSED, answer
+    assert status in target.refused, answer
 
 
 def _binary(target, declared, sent, length=None):
@@ -115,7 +113,7 @@ def test_too_little_and_too_much_binary_data(target, declared, sent):
 @pytest.mark.parametrize("length", ["-1", "abc", "100000", "5"])
 def test_a_lying_json_length(target, length):
     status, _, body = _binary(target, 8, 8, length)
-    assert status in REFUSED, body
+    assert status in target.refused, body
 
 
 def _refused(target, change):
@@ -150,4 +148,4 @@ def test_bad_messages(target, case):
 def test_a_name_is_no_path(target):
     for name in ("..%2f..%2fetc", "%2e%2e", "a%00b"):
         status, _, _ = target.request("GET", f"/v2/models/{name}")
-        assert status in (400, 404)
+        assert status in target.codes(404, 400)

@@ -99,6 +99,8 @@ def _asked(target, parameters, outputs):
         "POST", "/v2/models/sums/infer", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     assert status == 200, answer
+    content_type = "application/octet-stream" if ZERO.lower() in headers else "application/json"
+    assert headers["content-type"].partition(";")[0] == content_type
     head = json.loads(answer[: int(headers.get(ZERO.lower(), len(answer)))])
     return {output["name"]: "data" not in output for output in head["outputs"]}
 

@@ -54,10 +54,11 @@ def test_every_served_version_is_listed(client, target):
     assert sorted(client.call("get_model_metadata", "versions")["versions"]) == ["1", "3"]
 
 
-def test_model_configuration(client, target):
+@pytest.mark.parametrize("version", ["", "1"])
+def test_model_configuration(client, target, version):
     target.extension("model_configuration")
     target.needs("batched")
-    answer = client.call("get_model_config", "batched")
+    answer = client.call("get_model_config", "batched", version)
     config = answer if client.is_http else answer["config"]
     assert config["name"] == "batched"
     assert config["max_batch_size"] == 8

@@ -21,16 +21,6 @@ def test_a_models_own_parameters_are_accepted(client, target, parameters):
     np.testing.assert_array_equal(result.as_numpy("y"), ONE["x"][1])
 
 
-@pytest.mark.parametrize(
-    "name", ["sequence_id", "sequence_start", "sequence_end", "priority", "binary_data_output"]
-)
-def test_the_client_refuses_reserved_names(client, target, name):
-    """A fact about tritonclient: what the suite's next check relies on."""
-    target.needs("identity_fp32")
-    with pytest.raises(Exception, match="reserved parameter"):
-        client.infer("identity_fp32", ONE, parameters={name: 1})
-
-
 def test_reserved_prefix_over_grpc(target):
     target.needs("identity_fp32")
     client = target.stub()

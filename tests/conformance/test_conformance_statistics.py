@@ -37,14 +37,14 @@ def test_of_all_models(client):
     assert len(names) > 1
 
 
-def test_of_one_version(client):
+def test_of_one_version(client, target):
     assert _of(client, version="1")["version"] == "1"
-    assert client.error("get_inference_statistics", "identity_fp32", "99")[0] in (400, 404)
+    assert client.error("get_inference_statistics", "identity_fp32", "99")[0] in target.codes(404, 400)
 
 
-def test_of_what_is_not_there(client):
+def test_of_what_is_not_there(client, target):
     status, message = client.error("get_inference_statistics", "no_such_model")
-    assert status in (400, 404), message
+    assert status in target.codes(404, 400), message
     assert "no_such_model" in message
 
 
@@ -62,6 +62,18 @@ def test_they_count(client):
         assert counted == 3, section
     spent = after["inference_stats"]["success"]["ns"] - before["inference_stats"]["success"]["ns"]
     assert 0 < spent < 60e9
+
+
+def test_failures_are_counted(client, target):
+    target.needs("sums")
+    wide, narrow = (("INT32", np.ones((1, columns), np.int32)) for columns in (2, 3))  # cannot be added
+    before = _of(client, "sums")
+    assert client.error("infer", "sums", {"a": wide, "b": narrow})[0] in target.codes(500, 400)
+    after = _of(client, "sums")
+    for section, counted in (("fail", 1), ("success", 0)):
+        sections = [found["inference_stats"][section] for found in (before, after)]
+        assert sections[1]["count"] - sections[0]["count"] == counted, section
+    assert after["inference_count"] == before["inference_count"]
 
 
 def test_rows_are_counted_as_inferences(client, target):

@@ -20,8 +20,8 @@ from pathlib import Path
 import onnxruntime as ort
 
 from tests.conformance import models
-from tests.soak.server import Server
-from tests.soak.workers import Load, Wrong
+from tests.conformance.server import Server
+from tests.soak.workers import KINDS, Load, Wrong
 
 EXPLICIT = ("--model-control-mode", "explicit", "--load-model", "*")
 GROWTH = 0.05
@@ -73,10 +73,12 @@ def soak(seconds: float, seed: int, allowed: float = GROWTH) -> str:
             if server.process.poll() is not None:
                 raise Wrong(f"the server ended:\n{server.tail()}")
     before, after = level(memory, WARM), level(memory, END)
-    counts = ", ".join(f"{number:,} {what}" for what, number in sorted(load.counts.items()))
     growth = after / before - 1
+    counts = ", ".join(f"{number:,} {what}" for what, number in sorted(load.counts.items()))
     memory_said = f"{before / 2**20:.1f} MiB resident after warming up, {growth:+.1%} at the end"
     said = f"{seconds:.0f} s, seed {seed}: {counts}; {memory_said}"
+    if missing := [kind for kind in KINDS if not load.counts[kind]]:
+        raise Wrong(f"no {', no '.join(missing)}: {said}")
     if growth > allowed:
         raise Wrong(f"memory has grown: {said}")
     return said

@@ -15,8 +15,8 @@ import tritonclient.http.aio as triton_http
 from tritonclient.utils import InferenceServerException
 
 from tests.conformance import models
-from tests.conformance.target import REFUSED, code
-from tests.soak.server import Server
+from tests.conformance.server import Server
+from tests.conformance.target import code
 
 PATIENCE = 100
 """Seconds that an answer may take before it counts as lost: far more than any does on a busy machine."""
@@ -31,6 +31,10 @@ CONFIG = {
 ARRAY = np.arange(5, dtype=np.float32)
 Arrays = dict[str, np.ndarray]
 T = TypeVar("T")
+
+
+KINDS = ("right answers", "streams", "refused", "cancelled", "gone away", "loads", "unloads")
+"""What must have happened for a soak to say anything."""
 
 
 class Wrong(Exception):
@@ -134,23 +138,21 @@ class Load:
     async def be_wrong(self, module: Any, client: Any) -> None:
         """Requests that must be refused."""
         x = np.ones((1, 4), np.float32)
-        wrong: list[tuple[str, Arrays]] = [
-            ("no_such_model", {"x": x}),
-            ("batched", {"z": x}),
-            ("batched", {"x": np.ones((1, 5), np.float32)}),
-            ("batched", {"x": np.ones((1, 4), np.int32)}),
-            ("sums", {"a": np.ones((1, 4), np.int32)}),
-            ("sums", {"a": np.ones((1, 4), np.int32), "b": np.ones((1, 3), np.int32)}),
+        wrong: list[tuple[int, str, Arrays]] = [
+            (404, "no_such_model", {"x": x}),
+            (400, "batched", {"z": x}),
+            (400, "batched", {"x": np.ones((1, 5), np.float32)}),
+            (400, "batched", {"x": np.ones((1, 4), np.int32)}),
+            (400, "sums", {"a": np.ones((1, 4), np.int32)}),
+            (500, "sums", {"a": np.ones((1, 4), np.int32), "b": np.ones((1, 3), np.int32)}),
         ]
         while not self.stopping:
-            model, arrays = self.random.choice(wrong)
+            right, model, arrays = self.random.choice(wrong)
             try:
                 await answered(client.infer(model, inputs(module, arrays)))
             except InferenceServerException as error:
-                if code(error) not in (*REFUSED, 404):
-                    raise Wrong(
-                        f"{model} of {arrays} is the caller's fault, and the answer was {error}"
-                    ) from error
+                if code(error) != right:
+                    raise Wrong(f"{model} of {arrays} is a {right}, and the answer was {error}") from error
                 self.counts["refused"] += 1
             else:
                 raise Wrong(f"{model} took {arrays}")
@@ -196,7 +198,7 @@ class Load:
             except InferenceServerException as error:
                 if not unloaded and unloads == self.unloads:
                     raise Wrong(f"spare was not unloaded, and the answer was {error}") from error
-                if code(error) not in (400, 404, 503):
+                if code(error) != 503:
                     raise Wrong(f"spare was unloaded, and the answer was {error}") from error
                 self.counts["unloaded"] += 1
                 await asyncio.sleep(0.005)

@@ -34,7 +34,6 @@ RIGHT = {
     "test_server_is_live_and_ready",
     "test_model_is_ready",
     "test_readiness_over_http_has_no_body",
-    "test_the_client_refuses_reserved_names",
     "test_unregistering_what_is_not_there_is_no_error",
     "test_a_stream_of_nothing_ends",
 }

@@ -1,4 +1,4 @@
-"""The server that a soak loads, as a process of its own."""
+"""Our own server on a model repository, as a process of its own."""
 
 import re
 import subprocess
@@ -29,12 +29,14 @@ class Server:
         self.http, self.grpc = match.groups()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
         self.process.terminate()
         try:
-            self.process.wait(60)
+            status = self.process.wait(60)
         finally:
             self.process.kill()
+        if not failed and (status != 0 or "panicked" in self.log.read_text()):
+            raise RuntimeError(f"the server ended with {status}:\n{self.tail()}")
 
     def tail(self) -> str:
         """The end of its log."""

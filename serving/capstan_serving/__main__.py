@@ -60,6 +60,8 @@ def serve(chosen: Settings, stop: threading.Event) -> None:
             max_request_bytes=chosen.max_request_bytes,
             max_inflight_bytes=chosen.max_inflight_bytes,
             queue_size=chosen.queue_size,
+            max_connections=chosen.max_connections,
+            client_timeout=chosen.client_timeout,
             allow_shared_memory=chosen.allow_shared_memory,
             response_cache_bytes=chosen.response_cache_bytes,
             tracer=exporter.tracer if exporter else None,
@@ -67,6 +69,7 @@ def serve(chosen: Settings, stop: threading.Event) -> None:
     except OSError as error:
         raise StartError("AddressUnavailable", f"{error}; choose another port or address") from error
     control.statistics = server.statistics
+    control.connections = server.connections
     try:
         _run(chosen, models, server, stop)
     finally:

@@ -69,6 +69,8 @@ class Server:
         max_request_bytes: int,
         max_inflight_bytes: int,
         queue_size: int,
+        max_connections: int,
+        client_timeout: float,
         allow_shared_memory: bool = False,
         response_cache_bytes: int = 0,
         tracer: Tracer | None = None,
@@ -103,3 +105,5 @@ class Server:
     # Stop accepting and finish what was accepted; whether that was done within `timeout` seconds.
     def drain(self, timeout: float) -> bool: ...
     def statistics(self) -> list[ModelStatistics]: ...
+    # By door: how many are open, and how many were refused.
+    def connections(self) -> list[tuple[str, int, int]]: ...

@@ -46,6 +46,9 @@ class Control:
         self.statistics: Callable[[], list[ModelStatistics]] = list
         """The server's counters; there are none before there is a server."""
 
+        self.connections: Callable[[], list[tuple[str, int, int]]] = list
+        """Its connections: a port's name, how many are open, how many were refused."""
+
         self.shared_memory = False
         """Whether clients may pass tensors in shared memory."""
         self.logs = LogSettings()
@@ -258,7 +261,7 @@ def _json(answer: Callable[[Control, _Json], Any]) -> Callable[[Control, _Json],
 
 def _metrics(control: Control, _arguments: _Json) -> tuple[str, bytes]:
     return metrics.CONTENT_TYPE, metrics.exposition(
-        control.statistics(), control.catalog, control.exporter, control.gpus
+        control.statistics(), control.catalog, control.exporter, control.gpus, control.connections()
     )
 
 

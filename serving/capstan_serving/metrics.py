@@ -112,10 +112,12 @@ def exposition(
     entries: Iterable[Entry],
     exporter: Exporter | None = None,
     gpus: Gpus | None = None,
+    connections: Iterable[tuple[str, int, int]] = (),
 ) -> bytes:
     """The whole page."""
-    entries = list(entries)
-    lines = [*_models(models), *_loads(entries), *_providers(entries), *_traces(exporter), *_gpus(gpus)]
+    entries, connections = list(entries), list(connections)
+    lines = [*_models(models), *_loads(entries), *_providers(entries)]
+    lines += [*_traces(exporter), *_gpus(gpus), *_connections(connections)]
     return "".join(f"{line}\n" for line in lines).encode() + generate_latest()
 
 
@@ -194,6 +196,17 @@ def _gpus(gpus: Gpus | None) -> Iterator[str]:
         yield from _head(name, help_text, kind)
         for uuid, value in samples:
             yield f'{name}{{gpu_uuid="{uuid}"}} {value}'
+
+
+def _connections(connections: list[tuple[str, int, int]]) -> Iterator[str]:
+    name = "capstan_serving_connections"
+    yield from _head(name, "Open connections, by port", "gauge")
+    for door, opened, _ in connections:
+        yield f'{name}{{door="{door}"}} {opened}'
+    name = "capstan_serving_connections_refused_total"
+    yield from _head(name, "Connections that were one too many, by port", "counter")
+    for door, _, refused in connections:
+        yield f'{name}{{door="{door}"}} {refused}'
 
 
 def _head(name: str, help_text: str, kind: str) -> Iterator[str]:

@@ -53,6 +53,8 @@ class Settings:
     response_cache_bytes: int
     max_request_bytes: int
     max_inflight_bytes: int
+    max_connections: int
+    client_timeout: float
     allow_shared_memory: bool
     trace_otlp_endpoint: str | None
     drain_timeout: float
@@ -137,6 +139,21 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
         type=_count,
         metavar="N",
         help="bytes of requests that arrived and are not executed yet; more are refused (4 of the largest)",
+    )
+    add(
+        "--max-connections",
+        type=_count,
+        default=2048,
+        metavar="N",
+        help="connections of HTTP and gRPC together; more are told to come later (%(default)s)",
+    )
+    add(
+        "--client-timeout",
+        type=_interval,
+        default=30.0,
+        metavar="SECONDS",
+        help="how long a client may take to send a request's head, or to send or take 16 KiB of what it has "
+        "begun or is given (%(default)s)",
     )
     add(
         "--allow-shared-memory",

@@ -1,11 +1,11 @@
 //! Bodies: read into one buffer of the announced size, written without joining what is large.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt::Display;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
@@ -14,28 +14,30 @@ use tokio::sync::mpsc;
 
 use crate::allowance::Share;
 use crate::error::{Code, Failure, Result};
-
-/// A peer that sends or takes less than `PROGRESS` bytes in this time is given up.
-pub const IDLE: Duration = Duration::from_secs(30);
-
-pub const PROGRESS: usize = 16 * 1024;
+use crate::patience::Patience;
 
 /// Parts below this size are copied together: one packet is cheaper than many.
 pub const JOIN_BELOW: usize = 16 * 1024;
 
+/// On HTTP/2 a reply is given away in parts of at most this size: what the client does not take stays here, and
+/// is let go with the call.
+const PART: usize = 32 * 1024;
+
 /// The next piece of a body, which the request's share pays for; `None` at its end.
-pub async fn next<B>(body: &mut B, share: &mut Share) -> Result<Option<Bytes>>
+pub async fn next<B>(
+    body: &mut B,
+    share: &mut Share,
+    patience: &mut Patience,
+) -> Result<Option<Bytes>>
 where
     B: Body<Data = Bytes, Error: Display> + Unpin,
 {
     loop {
         let frame = std::future::poll_fn(|context| Pin::new(&mut *body).poll_frame(context));
-        let frame = tokio::time::timeout(IDLE, frame).await.map_err(|_| {
-            Failure::new(
-                Code::TooSlow,
-                format!("no data arrived for {} s", IDLE.as_secs()),
-            )
-        })?;
+        let frame = match patience.within(frame).await {
+            Ok(frame) => frame,
+            Err(_) => return Err(patience.too_slow()),
+        };
         match frame {
             None => return Ok(None),
             Some(Err(error)) => {
@@ -46,6 +48,7 @@ where
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {
                     share.take(data.len())?;
+                    patience.note(data.len());
                     return Ok(Some(data));
                 }
             }
@@ -58,6 +61,33 @@ pub fn too_large(size: u64, limit: usize) -> Failure {
         Code::TooLarge,
         format!("the request has {size} bytes or more, the limit is {limit}"),
     )
+}
+
+/// What has been taken from a reply.
+#[derive(Clone, Copy, Default)]
+pub enum Taken {
+    #[default]
+    Nothing,
+    Bytes(usize),
+    /// There is no more for now.
+    All,
+}
+
+thread_local! {
+    static TAKEN: Cell<Taken> = const { Cell::new(Taken::Nothing) };
+}
+
+/// What has been taken from replies on this thread since this was asked last. A call and its reply are polled
+/// together: it is how a call learns whether its client reads.
+pub fn taken() -> Taken {
+    TAKEN.take()
+}
+
+fn took(bytes: usize) {
+    TAKEN.set(match TAKEN.get() {
+        Taken::Bytes(more) => Taken::Bytes(more + bytes),
+        Taken::Nothing | Taken::All => Taken::Bytes(bytes),
+    });
 }
 
 /// A reply's body: parts in order, then whatever still comes to be, and, on HTTP/2, trailers.
@@ -108,7 +138,12 @@ impl Reply {
 
     /// The next part; small neighbours are joined.
     fn part(&mut self) -> Option<Bytes> {
-        let first = self.parts.pop_front()?;
+        let mut first = self.parts.pop_front()?;
+        if first.len() > PART {
+            let part = first.split_to(PART);
+            self.parts.push_front(first);
+            return Some(part);
+        }
         let small = |part: &Bytes| part.len() < JOIN_BELOW;
         if !small(&first) || !self.parts.front().is_some_and(small) {
             return Some(first);
@@ -130,13 +165,24 @@ impl Body for Reply {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<std::result::Result<Frame<Bytes>, Infallible>>> {
-        if let Some(part) = self.part() {
-            return Poll::Ready(Some(Ok(Frame::data(part))));
-        }
-        if let Some(stream) = &mut self.stream {
-            match std::task::ready!(stream.poll_recv(context)) {
-                Some(frame) => return Poll::Ready(Some(Ok(frame))),
-                None => self.stream = None,
+        loop {
+            if let Some(part) = self.part() {
+                took(part.len());
+                return Poll::Ready(Some(Ok(Frame::data(part))));
+            }
+            let Some(stream) = &mut self.stream else {
+                break;
+            };
+            match stream.poll_recv(context) {
+                Poll::Pending => {
+                    TAKEN.set(Taken::All);
+                    return Poll::Pending;
+                }
+                Poll::Ready(None) => self.stream = None,
+                Poll::Ready(Some(frame)) => match frame.into_data() {
+                    Ok(data) => self.parts.push_back(data),
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
             }
         }
         Poll::Ready(self.trailers.take().map(Frame::trailers).map(Ok))

@@ -1,7 +1,9 @@
 //! The gRPC door: calls in HTTP/2, framed by hand, because that lets a message be received into one buffer
 //! that the tensors then stay in.
 
+mod frames;
 mod message;
+mod patient;
 mod regions;
 mod stream;
 
@@ -32,6 +34,8 @@ use crate::trace::{self, Context, Door};
 
 use message::{decode, decode_infer, encode};
 
+pub use patient::{Calls, Socket};
+
 const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -41,6 +45,7 @@ const KNOWN_ENCODINGS: HeaderValue = HeaderValue::from_static("identity, deflate
 
 pub const SERVICE: &str = "inference.GRPCInferenceService";
 const HEALTH: &str = "grpc.health.v1.Health";
+const CHECK: &str = "/grpc.health.v1.Health/Check";
 
 const SERVING: i32 = 1;
 const NOT_SERVING: i32 = 2;
@@ -71,6 +76,21 @@ pub async fn serve(
     if let Ok(Some(encoding)) = encoding {
         headers.insert(ENCODING, HeaderValue::from_static(encoding.name()));
     }
+    Ok(response)
+}
+
+/// Answer one who is one too many: only whether the server is well.
+pub async fn turn_away(
+    state: Arc<State>,
+    request: Request<Incoming>,
+) -> std::result::Result<Response<Reply>, Infallible> {
+    if request.uri().path() == CHECK {
+        return serve(state, request).await;
+    }
+    let mut response = refusal(&state.connections.failure());
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, CONTENT_TYPE);
     Ok(response)
 }
 

@@ -10,6 +10,7 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 
 use crate::body::Reply;
 use crate::compression::{self, Encoding};
+use crate::connections::Door;
 use crate::error::{Code, Failure, Result};
 use crate::generate;
 use crate::json;
@@ -20,15 +21,12 @@ use crate::trace::{self, Span};
 const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
+const NOT_READY: &str = "the server is not ready";
 const BINARY: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 /// Answer one request, whose body has been read. `door` is the port's name: the metrics port offers
 /// nothing of the API, and the API's port no metrics.
-pub async fn serve(
-    state: &Arc<State>,
-    door: &'static str,
-    request: Request<Bytes>,
-) -> Response<Reply> {
+pub async fn serve(state: &Arc<State>, door: Door, request: Request<Bytes>) -> Response<Reply> {
     answer(state, door, request)
         .await
         .unwrap_or_else(|failure| refusal(&failure))
@@ -36,30 +34,30 @@ pub async fn serve(
 
 async fn answer(
     state: &Arc<State>,
-    door: &'static str,
+    door: Door,
     request: Request<Bytes>,
 ) -> Result<Response<Reply>> {
     let path = segments(request.uri().path())?;
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     match (door, path.as_slice()) {
-        ("http", ["v2", "health", "live"]) => {
+        (Door::Http, ["v2", "health", "live"]) => {
             allow(&request, &Method::GET)?;
             Ok(Response::new(Reply::default()))
         }
-        ("http", ["v2", "health", "ready"]) => {
+        (Door::Http, ["v2", "health", "ready"]) => {
             allow(&request, &Method::GET)?;
-            readiness(state.ready(), "the server is not ready")
+            readiness(state.ready(), NOT_READY)
         }
-        ("http", ["v2", "models", name, "ready"]) => {
+        (Door::Http, ["v2", "models", name, "ready"]) => {
             allow(&request, &Method::GET)?;
             model_readiness(state, name, "")
         }
-        ("http", ["v2", "models", name, "versions", version, "ready"]) => {
+        (Door::Http, ["v2", "models", name, "versions", version, "ready"]) => {
             allow(&request, &Method::GET)?;
             model_readiness(state, name, version)
         }
         (
-            "http",
+            Door::Http,
             [
                 "v2",
                 "models",
@@ -68,7 +66,7 @@ async fn answer(
             ],
         ) => inference(state, name, "", kind, request).await,
         (
-            "http",
+            Door::Http,
             [
                 "v2",
                 "models",
@@ -79,7 +77,7 @@ async fn answer(
             ],
         ) => inference(state, name, version, kind, request).await,
         (
-            "http",
+            Door::Http,
             [
                 "v2",
                 kind @ ("systemsharedmemory" | "cudasharedmemory"),
@@ -111,6 +109,16 @@ async fn answer(
     }
 }
 
+/// The answer to a question about the server's health; `None` to anything else.
+pub fn health(state: &State, request: &Request<Bytes>) -> Option<Response<Reply>> {
+    let ready = match (request.method(), request.uri().path()) {
+        (&Method::GET, "/v2/health/live") => return Some(Response::new(Reply::default())),
+        (&Method::GET, "/v2/health/ready") => readiness(state.ready(), NOT_READY),
+        _ => return None,
+    };
+    Some(ready.unwrap_or_else(|failure| refusal(&failure)))
+}
+
 fn allow(request: &Request<Bytes>, method: &Method) -> Result<()> {
     if request.method() == method {
         return Ok(());
@@ -131,7 +139,7 @@ fn readiness(ready: bool, why_not: &str) -> Result<Response<Reply>> {
 
 fn model_readiness(state: &State, name: &str, version: &str) -> Result<Response<Reply>> {
     match state.model(name, parse_version(version)?) {
-        Ok(_) => readiness(state.ready(), "the server is not ready"),
+        Ok(_) => readiness(state.ready(), NOT_READY),
         Err(failure) if failure.code == Code::Unavailable => readiness(false, &failure.message),
         Err(failure) => Err(failure),
     }
@@ -308,7 +316,7 @@ async fn compressed(
 
 async fn control(
     state: &Arc<State>,
-    door: &'static str,
+    door: Door,
     path: &[&str],
     request: Request<Bytes>,
 ) -> Result<Response<Reply>> {
@@ -316,7 +324,7 @@ async fn control(
     let path: Vec<String> = path.iter().map(|&segment| segment.to_owned()).collect();
     let body = decompressed(state, request).await?;
     let state = Arc::clone(state);
-    let call = move || state.control.http(door, &method, &path, &body);
+    let call = move || state.control.http(door.name(), &method, &path, &body);
     let (content_type, body) = tokio::task::spawn_blocking(call)
         .await
         .map_err(|error| Failure::internal(error.to_string()))??;

@@ -25,14 +25,14 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use self::chunked::{Chunks, Piece};
 use self::head::{Framing, Head, MAX_HEAD, Refusal};
 use crate::allowance::Share;
-use crate::body::{IDLE, PROGRESS, too_large};
+use crate::body::too_large;
+use crate::connections::Door;
 use crate::error::{Code, Failure, Result};
 use crate::http;
+use crate::patience::{PROGRESS, too_slow};
 use crate::state::State;
 use crate::tensor::Buffer;
 
-/// A connection that sends no request, or not all of its headers, for this long is closed.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 /// Room for what comes next; more than that is not read ahead of the answers.
 const READ: usize = 8 * 1024;
 /// How long a client that was refused may go on sending before it is cut off.
@@ -42,11 +42,20 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// Serve a connection until it ends. Errors are the peer's business only.
 pub async fn serve(
     stream: TcpStream,
-    door: &'static str,
+    door: Door,
+    crowd: bool,
     state: Arc<State>,
     stop: watch::Receiver<bool>,
 ) {
-    let _ = Connection::new(stream, stop).run(door, &state).await;
+    let patience = match crowd {
+        true => LINGER.min(state.patience),
+        false => state.patience,
+    };
+    let mut connection = Connection::new(stream, stop, patience);
+    let _ = match crowd {
+        true => connection.send_away(&state).await,
+        false => connection.run(door, &state).await,
+    };
 }
 
 struct Connection {
@@ -58,30 +67,35 @@ struct Connection {
     stop: watch::Receiver<bool>,
     /// Wakes the connection when the server stops.
     stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// How long the peer may take.
+    patience: Duration,
     /// Until when the peer has to do what is waited for; set by the first who has to wait.
     deadline: Option<Instant>,
     timer: Pin<Box<Sleep>>,
 }
 
 impl Connection {
-    fn new(stream: TcpStream, stop: watch::Receiver<bool>) -> Self {
+    fn new(stream: TcpStream, stop: watch::Receiver<bool>, patience: Duration) -> Self {
         let mut stopped = stop.clone();
         Self {
             stream,
             input: BytesMut::new(),
             output: Vec::new(),
             stop,
+            patience,
             stopped: Box::pin(async move { drop(stopped.changed().await) }),
             deadline: None,
-            timer: Box::pin(sleep_until(Instant::now() + HEADER_TIMEOUT)),
+            timer: Box::pin(sleep_until(Instant::now() + patience)),
         }
     }
 
-    async fn run(&mut self, door: &'static str, state: &Arc<State>) -> io::Result<()> {
+    async fn run(&mut self, door: Door, state: &Arc<State>) -> io::Result<()> {
         // Once is enough: it is the same task that waits everywhere below.
         poll_fn(|context| Ready(self.stopped.as_mut().poll(context).is_ready())).await;
+        let mut first = true;
         loop {
-            let head = match self.head().await? {
+            // Between requests a client may be quiet for as long as it likes.
+            let head = match self.head(std::mem::take(&mut first)).await? {
                 Some(Ok(head)) => head,
                 Some(Err(refusal)) => return self.refuse_head(&refusal).await,
                 None => return Ok(()),
@@ -110,12 +124,26 @@ impl Connection {
         }
     }
 
+    /// Answer one who is one too many: only whether the server is well.
+    async fn send_away(&mut self, state: &State) -> io::Result<()> {
+        let response = match self.head(true).await? {
+            Some(Ok(head)) => http::health(state, &head.request),
+            Some(Err(refusal)) => return self.refuse_head(&refusal).await,
+            None => return Ok(()),
+        };
+        let too_many = || http::refusal(&state.connections.failure());
+        self.refuse(response.unwrap_or_else(too_many)).await
+    }
+
     fn stopping(&self) -> bool {
         self.stop.has_changed().unwrap_or(true)
     }
 
-    /// The next request's head; `None` when there is none to come.
-    async fn head(&mut self) -> io::Result<Option<std::result::Result<Head, Refusal>>> {
+    /// The next request's head; `None` when there is none to come. The first has to come soon.
+    async fn head(
+        &mut self,
+        first: bool,
+    ) -> io::Result<Option<std::result::Result<Head, Refusal>>> {
         self.deadline = None;
         let mut seen = 0;
         loop {
@@ -131,7 +159,8 @@ impl Connection {
             }
             seen = self.input.len();
             let idle = seen == 0;
-            match self.fill(HEADER_TIMEOUT, idle).await {
+            let patience = (first || !idle).then_some(self.patience);
+            match self.fill(patience, idle).await {
                 Ok(0) => return Ok(None),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::TimedOut && !idle => {
@@ -143,7 +172,7 @@ impl Connection {
     }
 
     /// Read more of the input; 0 at its end, and for an idle connection of a server that stops.
-    async fn fill(&mut self, patience: Duration, idle: bool) -> io::Result<usize> {
+    async fn fill(&mut self, patience: Option<Duration>, idle: bool) -> io::Result<usize> {
         self.input.reserve(READ);
         poll_fn(|context| {
             let read = pin!(self.stream.read_buf(&mut self.input)).poll(context);
@@ -153,7 +182,10 @@ impl Connection {
             if idle && self.stop.has_changed().unwrap_or(true) {
                 return Ready(Ok(0));
             }
-            self.late(patience, context).map(Err)
+            match patience {
+                Some(patience) => self.late(patience, context).map(Err),
+                None => Pending,
+            }
         })
         .await
     }
@@ -191,7 +223,8 @@ impl Connection {
             Framing::Chunked => None,
         };
         if expects_continue && self.input.is_empty() {
-            self.write_all(CONTINUE).await.map_err(unreadable)?;
+            let told = self.write_all(CONTINUE).await;
+            told.map_err(|error| self.unreadable(error))?;
         }
         let mut share = state.inflight.share();
         match size {
@@ -213,14 +246,14 @@ impl Connection {
                 let mut place = buffer.spare();
                 let read = pin!(self.stream.read_buf(&mut place)).poll(context);
                 match read {
-                    Pending => self.late(IDLE, context).map(Err),
+                    Pending => self.late(self.patience, context).map(Err),
                     ready => ready,
                 }
             });
             let length = match read.await {
                 Ok(0) => return Err(Failure::invalid("the body is shorter than announced")),
                 Ok(length) => length,
-                Err(error) => return Err(unreadable(error)),
+                Err(error) => return Err(self.unreadable(error)),
             };
             share.take(length)?;
             self.note(length, &mut progress);
@@ -243,10 +276,10 @@ impl Connection {
                     self.input.advance(length);
                 }
                 Piece::End => return Ok(Buffer::from(collected)),
-                Piece::Wanting => match self.fill(IDLE, false).await {
+                Piece::Wanting => match self.fill(Some(self.patience), false).await {
                     Ok(0) => return Err(Failure::invalid("the body ends before its last chunk")),
                     Ok(length) => self.note(length, &mut progress),
-                    Err(error) => return Err(unreadable(error)),
+                    Err(error) => return Err(self.unreadable(error)),
                 },
             }
         }
@@ -281,6 +314,13 @@ impl Connection {
         .await
     }
 
+    fn unreadable(&self, error: io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::TimedOut => too_slow(self.patience),
+            _ => Failure::invalid(format!("the request body could not be read: {error}")),
+        }
+    }
+
     async fn refuse_head(&mut self, refusal: &Refusal) -> io::Result<()> {
         let mut response = http::refusal(&Failure::new(Code::InvalidArgument, refusal.why));
         *response.status_mut() = refusal.status;
@@ -294,14 +334,4 @@ fn complete(input: &[u8], seen: usize) -> bool {
     input.len() >= MAX_HEAD
         || new.windows(2).any(|pair| pair == b"\n\n")
         || new.windows(3).any(|three| three == b"\n\r\n")
-}
-
-fn unreadable(error: io::Error) -> Failure {
-    match error.kind() {
-        io::ErrorKind::TimedOut => Failure::new(
-            Code::TooSlow,
-            format!("too little data arrived in {} s", IDLE.as_secs()),
-        ),
-        _ => Failure::invalid(format!("the request body could not be read: {error}")),
-    }
 }

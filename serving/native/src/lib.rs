@@ -9,6 +9,7 @@ pub mod bounds;
 pub mod cache;
 pub mod classification;
 pub mod compression;
+pub mod connections;
 pub mod counters;
 pub mod datatype;
 pub mod elements;
@@ -21,6 +22,7 @@ pub mod json;
 pub mod model;
 pub mod order;
 pub mod pace;
+pub mod patience;
 pub mod proto;
 pub mod protobuf;
 #[cfg(feature = "python")]

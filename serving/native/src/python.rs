@@ -10,13 +10,14 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 
 use crate::cache::Cache;
+use crate::connections::Door;
 use crate::counters::{BOUNDS_ROWS, BOUNDS_US, Histogram, Timed};
 use crate::datatype::Datatype;
 use crate::error::{Code, Failure, Result};
 use crate::model::Model;
 use crate::server::Server as NativeServer;
 use crate::signature::{Signature, TensorSpec};
-use crate::state::{Control, State};
+use crate::state::{Control, Limits, State};
 
 mod backend;
 mod scheduling;
@@ -162,7 +163,7 @@ struct Server {
 #[pymethods]
 impl Server {
     #[new]
-    #[pyo3(signature = (control, *, host, ports, max_request_bytes, max_inflight_bytes, queue_size, allow_shared_memory = false, response_cache_bytes = 0, tracer = None))]
+    #[pyo3(signature = (control, *, host, ports, max_request_bytes, max_inflight_bytes, queue_size, max_connections, client_timeout, allow_shared_memory = false, response_cache_bytes = 0, tracer = None))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords")]
     fn new(
         py: Python<'_>,
@@ -172,16 +173,20 @@ impl Server {
         max_request_bytes: usize,
         max_inflight_bytes: usize,
         queue_size: usize,
+        max_connections: usize,
+        client_timeout: f64,
         allow_shared_memory: bool,
         response_cache_bytes: usize,
         tracer: Option<PyRef<'_, Tracer>>,
     ) -> PyResult<Self> {
-        let mut state = State::new(
-            Box::new(PythonControl(control)),
-            max_request_bytes,
-            max_inflight_bytes,
-            allow_shared_memory,
-        );
+        let limits = Limits {
+            request_bytes: max_request_bytes,
+            inflight_bytes: max_inflight_bytes,
+            connections: max_connections,
+            patience: seconds(client_timeout)?,
+            shared_memory: allow_shared_memory,
+        };
+        let mut state = State::new(Box::new(PythonControl(control)), limits);
         state.tracing = tracer.map(|tracer| tracer.tracing());
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = (processors / 2).clamp(1, 8);
@@ -277,6 +282,16 @@ impl Server {
     fn drain(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
         let timeout = seconds(timeout)?;
         Ok(py.detach(|| self.native.drain(timeout)))
+    }
+
+    fn connections(&self) -> Vec<(&'static str, usize, u64)> {
+        let connections = &self.native.state.connections;
+        Door::ALL
+            .map(|door| {
+                let (open, refused) = connections.of(door);
+                (door.name(), open, refused)
+            })
+            .to_vec()
     }
 
     fn statistics<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {

@@ -7,31 +7,36 @@ use std::time::{Duration, Instant};
 
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::connections::{Door, Place};
 use crate::state::State;
 use crate::{grpc, http1};
 
 /// After this long without a sign of life an HTTP/2 peer is asked for one.
 const PING_INTERVAL: Duration = Duration::from_secs(60);
-const STREAM_WINDOW: u32 = 4 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
-const FRAME: u32 = 1 << 20;
+/// The parts of a probe by which the system finds out that a client is gone, where HTTP has no pings.
+const PROBE_INTERVAL: Duration = Duration::from_secs(20);
+const PROBES: u32 = 3;
+/// What a client may send before the server has taken it: memory beside the budget of requests.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+const FRAME: u32 = 64 << 10;
+/// Calls of one connection at the same time.
+const CALLS: u32 = 200;
+/// How long a client may stay that is one too many.
+const LINGER: Duration = Duration::from_secs(2);
+/// Connections that the system may have accepted when the server stops.
+const BACKLOG: usize = 1024;
 /// Between attempts to accept when the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What the threads that answer for the control side get to come to an end.
 const GRACE: Duration = Duration::from_millis(200);
-
-#[derive(Clone, Copy)]
-enum Door {
-    Http,
-    Grpc,
-    Metrics,
-}
 
 /// The running server. Its threads end with it.
 pub struct Server {
@@ -65,6 +70,12 @@ impl Server {
                     )
                 })?;
                 let port = listener.local_addr()?.port();
+                // Those that are accepted have it from the listener.
+                sockopt::set_socket_keepalive(&listener, true)?;
+                sockopt::set_tcp_keepidle(&listener, PING_INTERVAL)?;
+                sockopt::set_tcp_keepintvl(&listener, PROBE_INTERVAL)?;
+                sockopt::set_tcp_keepcnt(&listener, PROBES)?;
+                sockopt::set_tcp_nodelay(&listener, true)?;
                 let handles = threads.handles.clone();
                 let accept = accept(listener, door, Arc::clone(&state), handles, stopped.clone());
                 tokio::spawn(accept);
@@ -174,18 +185,36 @@ async fn accept(
     threads: Vec<Handle>,
     mut stopped: watch::Receiver<bool>,
 ) {
-    for thread in threads.iter().cycle() {
+    let mut next = threads.iter().cycle();
+    let mut begin = |stream, stopped: &watch::Receiver<bool>| {
+        if let Some(thread) = next.next() {
+            let place = state.connections.enter(door);
+            if !matches!(place, Place::None) {
+                let state = Arc::clone(&state);
+                thread.spawn(connection(stream, door, place, state, stopped.clone()));
+            }
+        }
+    };
+    loop {
         let accepted = tokio::select! {
+            // First, since it is never ready but once, while connections may come without end.
             biased;
+            _ = stopped.changed() => break,
             accepted = listener.accept() => accepted,
-            _ = stopped.changed() => return,
         };
         match accepted.and_then(|(stream, _)| stream.into_std()) {
-            Ok(stream) => {
-                let connection = connection(stream, door, Arc::clone(&state), stopped.clone());
-                thread.spawn(connection);
-            }
+            Ok(stream) => begin(stream, &stopped),
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+    let Ok(listener) = listener.into_std() else {
+        return;
+    };
+    for _ in 0..BACKLOG {
+        match listener.accept() {
+            Ok((stream, _)) if stream.set_nonblocking(true).is_ok() => begin(stream, &stopped),
+            Ok(_) => {}
+            Err(_) => return,
         }
     }
 }
@@ -193,34 +222,47 @@ async fn accept(
 async fn connection(
     stream: std::net::TcpStream,
     door: Door,
+    place: Place,
     state: Arc<State>,
     stopped: watch::Receiver<bool>,
 ) {
-    // Errors say that it is gone already.
+    // An error says that it is gone already.
     let Ok(stream) = TcpStream::from_std(stream) else {
         return;
     };
-    if stream.set_nodelay(true).is_err() {
-        return;
-    }
+    let crowd = matches!(place, Place::Crowd(_));
     match door {
-        Door::Http => http1::serve(stream, "http", state, stopped).await,
-        Door::Metrics => http1::serve(stream, "metrics", state, stopped).await,
+        Door::Http | Door::Metrics => http1::serve(stream, door, crowd, state, stopped).await,
         Door::Grpc => {
-            let service = service_fn(move |request| grpc::serve(Arc::clone(&state), request));
-            let connection = http2::Builder::new(TokioExecutor::new())
+            let socket = grpc::Socket::new(stream, state.patience);
+            let calls = grpc::Calls(state.patience);
+            let service = service_fn(move |request| {
+                let state = Arc::clone(&state);
+                async move {
+                    match crowd {
+                        true => grpc::turn_away(state, request).await,
+                        false => grpc::serve(state, request).await,
+                    }
+                }
+            });
+            let connection = http2::Builder::new(calls)
                 .timer(TokioTimer::new())
                 .initial_stream_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .max_frame_size(FRAME)
+                .max_concurrent_streams(CALLS)
                 .keep_alive_interval(PING_INTERVAL)
-                .serve_connection(TokioIo::new(stream), service);
-            until_stopped(connection, stopped, |connection| {
+                .serve_connection(TokioIo::new(socket), service);
+            let served = until_stopped(connection, stopped, |connection| {
                 connection.graceful_shutdown();
-            })
-            .await;
+            });
+            match crowd {
+                true => drop(tokio::time::timeout(LINGER, served).await),
+                false => served.await,
+            }
         }
     }
+    drop(place);
 }
 
 /// Serve an HTTP/2 connection; once the server stops, let it finish what it has begun. Its error, if any, is

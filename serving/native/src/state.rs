@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::allowance::Allowance;
+use crate::connections::Connections;
 use crate::error::{Failure, Result};
 use crate::model::Model;
 use crate::shm::Regions;
@@ -69,24 +71,34 @@ pub struct State {
     pub regions: Regions,
     /// None: nothing is traced.
     pub tracing: Option<Arc<Tracing>>,
+    pub connections: Arc<Connections>,
+    /// How long clients may keep the server waiting.
+    pub patience: Duration,
+}
+
+/// What clients may.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub request_bytes: usize,
+    pub inflight_bytes: usize,
+    pub connections: usize,
+    pub patience: Duration,
+    pub shared_memory: bool,
 }
 
 impl State {
-    pub fn new(
-        control: Box<dyn Control>,
-        max_request: usize,
-        max_inflight: usize,
-        allow_shared_memory: bool,
-    ) -> Self {
+    pub fn new(control: Box<dyn Control>, limits: Limits) -> Self {
         Self {
             models: RwLock::default(),
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             changed: watch::Sender::new(()),
             control,
-            max_request,
-            inflight: Allowance::new(max_inflight),
-            regions: Regions::new(allow_shared_memory, max_request),
+            max_request: limits.request_bytes,
+            inflight: Allowance::new(limits.inflight_bytes),
+            regions: Regions::new(limits.shared_memory, limits.request_bytes),
+            connections: Connections::new(limits.connections),
+            patience: limits.patience,
             tracing: None,
         }
     }
@@ -204,9 +216,16 @@ mod tests {
     use crate::scheduling::Scheduling;
     use crate::signature::Signature;
     use crate::tensor::Tensor;
-    use std::time::Duration;
 
     struct Nothing;
+
+    const NONE: Limits = Limits {
+        request_bytes: 0,
+        inflight_bytes: 0,
+        connections: 0,
+        patience: Duration::ZERO,
+        shared_memory: false,
+    };
 
     impl Control for Nothing {
         fn http(&self, _: &str, _: &str, _: &[String], _: &[u8]) -> Result<(String, Vec<u8>)> {
@@ -248,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_request_without_a_version_means_the_highest_that_is_served() {
-        let state = State::new(Box::new(Nothing), 0, 0, false);
+        let state = State::new(Box::new(Nothing), NONE);
         let version = |wanted| state.model("m", wanted).map(|model| model.version.clone());
         assert!(version(None).unwrap_err().message.contains("not found"));
         state.put("m", 2, Some(model(2)));
@@ -273,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_replaced_model_ends_when_its_last_request_lets_go() {
-        let state = State::new(Box::new(Nothing), 0, 0, false);
+        let state = State::new(Box::new(Nothing), NONE);
         let old = model(1);
         state.put("m", 1, Some(Arc::clone(&old)));
         let request = state.model("m", None).unwrap();

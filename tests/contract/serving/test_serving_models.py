@@ -34,6 +34,8 @@ class Models:
             ports=(0, 0, 0),
             max_request_bytes=1 << 20,
             max_inflight_bytes=1 << 22,
+            max_connections=256,
+            client_timeout=30,
             queue_size=64,
         )
         self.server.set_ready(True)

@@ -58,6 +58,8 @@ class Serving:
             ports=(0, 0, 0),
             max_request_bytes=1 << 20,
             max_inflight_bytes=1 << 22,
+            max_connections=256,
+            client_timeout=30,
             queue_size=64,
             response_cache_bytes=1 << 20,
         )

@@ -32,6 +32,8 @@ def serve():
             ports=(0, 0, 0),
             max_request_bytes=1 << 20,
             max_inflight_bytes=1 << 22,
+            max_connections=256,
+            client_timeout=30,
             queue_size=64,
         )
         servers.append(server)

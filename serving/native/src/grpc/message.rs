@@ -14,6 +14,7 @@ use crate::body;
 use crate::bounds;
 use crate::compression::{self, Encoding};
 use crate::error::{Failure, Result};
+use crate::patience::Patience;
 use crate::proto::ModelInferRequest;
 use crate::state::State;
 use crate::tensor::Buffer;
@@ -63,9 +64,10 @@ async fn decompressed(
 pub async fn read(state: &State, mut body: Incoming, encoding: Option<Encoding>) -> Result<Bytes> {
     let limit = state.max_request;
     let mut share = state.inflight.share();
+    let mut patience = Patience::new(state.patience);
     let mut start = BytesMut::new();
     while start.len() < PREFIX {
-        match body::next(&mut body, &mut share).await? {
+        match body::next(&mut body, &mut share, &mut patience).await? {
             Some(data) => start.extend_from_slice(&data),
             None => return Err(Failure::invalid("the call has no complete message")),
         }
@@ -80,7 +82,7 @@ pub async fn read(state: &State, mut body: Incoming, encoding: Option<Encoding>)
             ));
         }
         buffer.extend(&data);
-        match body::next(&mut body, &mut share).await? {
+        match body::next(&mut body, &mut share, &mut patience).await? {
             Some(more) => data = more,
             None => break,
         }
@@ -99,6 +101,8 @@ pub struct Messages<B = Incoming> {
     limit: usize,
     /// What the bytes received so far take.
     share: Share,
+    /// For a message that has begun.
+    patience: Patience,
     /// A message that was taken off `received`, and is being decompressed.
     unpacking: Option<Pin<Box<dyn Future<Output = Result<Bytes>> + Send>>>,
 }
@@ -114,6 +118,7 @@ where
             encoding,
             limit: state.max_request,
             share: state.inflight.share(),
+            patience: Patience::new(state.patience),
             unpacking: None,
         }
     }
@@ -130,6 +135,7 @@ where
             if let Some(prefix) = self.received.first_chunk::<PREFIX>() {
                 let (compressed, length) = head(*prefix, self.limit)?;
                 if self.received.len() >= PREFIX + length {
+                    self.patience.renew();
                     self.received.advance(PREFIX);
                     let message = self.received.split_to(length).freeze();
                     // What is left would keep the memory of the message.
@@ -164,7 +170,7 @@ where
                     }
                 }
             } else {
-                body::next(&mut self.body, &mut self.share).await?
+                body::next(&mut self.body, &mut self.share, &mut self.patience).await?
             };
             match data {
                 Some(data) => self.received.extend_from_slice(&data),
@@ -232,6 +238,7 @@ mod tests {
             encoding,
             limit: 1 << 30,
             share: Allowance::new(1 << 30).share(),
+            patience: Patience::new(Duration::from_secs(10)),
             unpacking: None,
         };
         (sender, messages)

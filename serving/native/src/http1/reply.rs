@@ -15,7 +15,7 @@ use hyper::Response;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::{Connection, LINGER};
-use crate::body::{IDLE, JOIN_BELOW, Reply};
+use crate::body::{JOIN_BELOW, Reply};
 
 /// Parts that are given to the kernel together.
 const SLICES: usize = 16;
@@ -121,15 +121,17 @@ impl Connection {
     }
 
     pub(super) async fn write_all(&mut self, mut data: &[u8]) -> io::Result<()> {
+        let mut progress = 0;
         while !data.is_empty() {
             let written =
                 poll_fn(
                     |context| match Pin::new(&mut self.stream).poll_write(context, data) {
-                        Pending => self.late(IDLE, context).map(Err),
+                        Pending => self.late(self.patience, context).map(Err),
                         ready => ready,
                     },
                 );
             let written = written.await?;
+            self.note(written, &mut progress);
             data = &data[written..];
         }
         Ok(())
@@ -146,7 +148,7 @@ impl Connection {
                 }
                 let stream = Pin::new(&mut self.stream);
                 match stream.poll_write_vectored(context, &slices[..count]) {
-                    Pending => self.late(IDLE, context).map(Err),
+                    Pending => self.late(self.patience, context).map(Err),
                     ready => ready,
                 }
             });
@@ -178,7 +180,7 @@ impl Connection {
         let end = Instant::now() + LINGER;
         while Instant::now() < end {
             self.input.clear();
-            if self.fill(LINGER, true).await? == 0 {
+            if self.fill(Some(LINGER), true).await? == 0 {
                 break;
             }
         }

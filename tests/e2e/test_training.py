@@ -91,6 +91,72 @@ def test_running_out_of_memory_is_said_so(installed, kube: Kube, namespace: str)
     assert "memory" in job["status"]["failure"]["message"]
 
 
+def test_what_ran_out_of_memory_is_run_again_with_the_remedy(installed, kube: Kube, namespace: str) -> None:
+    """About 10 s."""
+    program = "import os; x = bytearray(int(os.environ['BATCH']) << 20)"
+    policy = {"outOfMemory": {"maxRestarts": 1, "env": [{"name": "BATCH", "value": "1"}]}}
+    kube.apply(
+        training_job(
+            installed, ["python3", "-c", program], failurePolicy=policy,
+            env=[{"name": "BATCH", "value": "512"}],
+            resources={"requests": {"memory": "32Mi", "cpu": "10m"}, "limits": {"memory": "64Mi"}},
+        ),
+        namespace=namespace,
+    )  # fmt: skip
+    job = kube.wait("trainingjob", "job", namespace, finished)
+    assert phase(job) == "Succeeded", job["status"]
+    assert (job["status"]["attempt"], job["status"]["restarts"]) == (2, {"outOfMemory": 1})
+    failure = job["status"]["failure"]
+    assert (failure["class"], failure["attempt"], failure["exitCode"]) == ("outOfMemory", 1, 137)
+
+
+def test_a_job_is_suspended_changed_resumed_and_cleaned_up(installed, kube: Kube, namespace: str) -> None:
+    """About 15 s."""
+    kube.apply(training_job(installed, FOREVER, replicas=2), namespace=namespace)
+    kube.wait("trainingjob", "job", namespace, lambda job: phase(job) == "Running")
+    kube.patch("trainingjob", "job", {"spec": {"suspend": True}}, namespace)
+    until(lambda: not kube.list("pods", namespace, "capstan.dev/name=job"), seconds=90)
+    job = kube.get("trainingjob", "job", namespace)
+    assert job is not None
+    assert (phase(job), job["status"]["attempt"]) == ("Suspended", 1)
+    changed = {"replicas": 1, "command": PRINT_AND_STOP, "ttlAfterFinished": "0s"}
+    kube.patch("trainingjob", "job", {"spec": changed | {"suspend": False}}, namespace)
+    job = kube.wait("trainingjob", "job", namespace, finished)
+    assert (phase(job), job["status"]["attempt"]) == ("Succeeded", 2)
+    assert job["status"]["replicas"]["worker"]["succeeded"] == 1
+    assert not {"failure", "restarts"} & job["status"].keys()
+    for kind in ("jobs", "pods", "services", "networkpolicies"):
+        until(lambda kind=kind: not kube.list(kind, namespace, "capstan.dev/name=job"), seconds=90)
+    assert phase(kube.get("trainingjob", "job", namespace) or {}) == "Succeeded"
+
+
+def test_a_job_that_cannot_start_in_time_fails_and_says_why(installed, kube: Kube, namespace: str) -> None:
+    """About 10 s."""
+    kube.apply(
+        training_job(
+            installed, PRINT_AND_STOP, startupDeadline="5s", accelerator={"type": "testium-9000", "count": 1}
+        ),
+        namespace=namespace,
+    )
+    job = kube.wait("trainingjob", "job", namespace, finished)
+    assert condition(job, "Failed")["reason"] == "StartupDeadlineExceeded"
+    assert "testium-9000" in condition(job, "Failed")["message"]
+
+
+def test_another_controllers_job_is_left_alone_and_stays_so(installed, kube: Kube, namespace: str) -> None:
+    """About 2 s: a job of ours that was made later is acted on first."""
+    theirs = training_job(installed, PRINT_AND_STOP, managedBy="example.com/other")
+    kube.apply(theirs, namespace=namespace)
+    ours = training_job(installed, PRINT_AND_STOP) | {"metadata": {"name": "ours"}}
+    kube.apply(ours, namespace=namespace)
+    kube.wait("trainingjob", "ours", namespace, lambda job: bool(phase(job)))
+    job = kube.get("trainingjob", "job", namespace)
+    assert job is not None
+    assert "status" not in job
+    with pytest.raises(KubectlError, match="managedBy cannot be changed"):
+        kube.patch("trainingjob", "job", {"spec": {"managedBy": None}}, namespace)
+
+
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [

@@ -94,6 +94,9 @@ training_specs = st.fixed_dictionaries(
         "data": st.lists(data_items, max_size=4, unique_by=lambda item: item["name"]),
         "supervise": st.booleans(),
         "suspend": st.booleans(),
+        "startupDeadline": st.sampled_from(["0s", "2m", "1h"]),
+        "activeDeadline": st.sampled_from(["5m", "1h"]),
+        "ttlAfterFinished": st.sampled_from(["0s", "1h"]),
         "failurePolicy": st.fixed_dictionaries(
             {},
             optional={
@@ -235,6 +238,11 @@ def situations(draw: st.DrawFn) -> tuple[Manifest, Observed]:
                     {"infrastructure": st.integers(0, 3)}, optional={"outOfMemory": st.integers(1, 2)}
                 ),
                 "checkpoint": st.fixed_dictionaries({"step": st.integers(0, 9), "time": st.just(AT)}),
+                "startTime": times,
+                "startingSince": times,
+                "pausedSince": times,
+                "pausedSeconds": st.integers(0, 900),
+                "completionTime": times,
                 "revisions": st.just({"stable": {"hash": "abcdef12", "ready": 1}}),
             },
         )
@@ -342,7 +350,8 @@ def test_what_is_finished_makes_nothing(situation: tuple[Manifest, Observed], ph
     assert plan.apply == ()
     assert plan.status["phase"] == phase
     assert not plan.decision
-    assert {ref.kind for ref in plan.delete} <= {"Job"}
+    over = "completionTime" in wanted["status"] and wanted["spec"].get("ttlAfterFinished") == "0s"
+    assert over or {ref.kind for ref in plan.delete} <= {"Job"}
 
 
 @given(resources)

@@ -15,10 +15,13 @@ from tests.property.simulated.world import World, lives, numbers
 NAME = "job"
 #: How programs end, and whose failure that is.
 BLAMED = {"user": "user", "out of memory": "outOfMemory"}
-POLICIES = (
+#: What jobs say of their own lives.
+SPECS: tuple[Manifest, ...] = (
     {},
-    {"user": {"maxRestarts": 1}, "infrastructure": {"maxRestarts": 1}},
-    {"outOfMemory": {"maxRestarts": 2, "env": [{"name": "SMALLER", "value": "1"}]}},
+    {"failurePolicy": {"user": {"maxRestarts": 1}, "infrastructure": {"maxRestarts": 1}}},
+    {"failurePolicy": {"outOfMemory": {"maxRestarts": 2, "env": [{"name": "SMALLER", "value": "1"}]}}},
+    {"activeDeadline": "10m", "ttlAfterFinished": "1m"},
+    {"startupDeadline": "2m"},
 )
 FINAL = ("Succeeded", "Failed")
 
@@ -31,16 +34,16 @@ class TrainingJobs(World):
         self.blamed: dict[str, set[str]] = {}
         self.charged: set[str] = set()
 
-    @initialize(replicas=st.integers(1, 2), policy=st.sampled_from(POLICIES))
-    def somebody_creates_it(self, replicas: int, policy: Manifest) -> None:
-        self.create(replicas, policy)
+    @initialize(replicas=st.integers(1, 2), spec=st.sampled_from(SPECS))
+    def somebody_creates_it(self, replicas: int, spec: Manifest) -> None:
+        self.create(replicas, spec)
 
-    @rule(replicas=st.integers(1, 2), policy=st.sampled_from(POLICIES))
-    def somebody_creates_it_again(self, replicas: int, policy: Manifest) -> None:
+    @rule(replicas=st.integers(1, 2), spec=st.sampled_from(SPECS))
+    def somebody_creates_it_again(self, replicas: int, spec: Manifest) -> None:
         if self.cluster.get("TrainingJob", NAME) is None:
-            self.create(replicas, policy)
+            self.create(replicas, spec)
 
-    def create(self, replicas: int, policy: Manifest) -> None:
+    def create(self, replicas: int, spec: Manifest) -> None:
         self.cluster.write(
             {
                 "apiVersion": "capstan.dev/v1alpha1",
@@ -52,7 +55,7 @@ class TrainingJobs(World):
                     "command": ["train"],
                     "replicas": replicas,
                     "output": {"uri": "pvc://a/b"},
-                    "failurePolicy": policy,
+                    **spec,
                 },
             }
         )
@@ -121,7 +124,7 @@ class TrainingJobs(World):
         return None
 
     def budget(self, owner: Manifest, class_: str) -> int:
-        policy = FailurePolicy.model_validate(owner["spec"]["failurePolicy"])
+        policy = FailurePolicy.model_validate(owner["spec"].get("failurePolicy", {}))
         return maximum(policy, next(c for c in CLASSES if c == class_))
 
     def image_of(self, attempt: int) -> str:
@@ -149,9 +152,11 @@ class TrainingJobs(World):
         return [pod for pod in self.cluster.of("Pod") if not is_terminal(pod) and not is_deleted(pod)]
 
     def deleted(self, child: Manifest, status: Manifest) -> str | None:
+        if child["kind"] != "Job":
+            return None if status.get("phase") in FINAL else f"the {child['kind']} is still in use"
         attempt = int(child["metadata"]["name"].rpartition("-")[2])
         at_rest = status.get("phase") in (*FINAL, "Suspended")
-        if child["kind"] == "Job" and attempt >= status.get("attempt", 1) and not at_rest:
+        if attempt >= status.get("attempt", 1) and not at_rest:
             return f"attempt {attempt} is ended and that is not on record"
         return None
 
@@ -168,6 +173,8 @@ class TrainingJobs(World):
             return f"it has not ended: {status.get('phase')}: {status.get('conditions')}"
         if status["observedGeneration"] != owner["metadata"]["generation"]:
             return "the last spec has not been looked at"
+        if "ttlAfterFinished" in owner["spec"] and (jobs or services):
+            return "what was made for it is still there"
         if status["phase"] == "Failed":
             return self.rightly_failed(owner)
         names = {job["metadata"]["name"] for job in jobs}
@@ -176,6 +183,8 @@ class TrainingJobs(World):
     def rightly_failed(self, owner: Manifest) -> str | None:
         status = owner["status"]
         class_ = status["failure"]["class"]
+        if status["failure"]["reason"].endswith("DeadlineExceeded"):
+            return None if owner["spec"].keys() & {"activeDeadline", "startupDeadline"} else "it had time"
         spent = status.get("restartsCountTowardsMax", {}).get(class_, 0)
         if spent != self.budget(owner, class_):
             return f"given up after {spent} restarts"

@@ -51,8 +51,8 @@ class Life(TrainingJobs):
         if obj["kind"] == "TrainingJob" and obj.get("status", {}).get("phase") == "Suspended":
             self.somebody_suspends_or_resumes_it(False)
 
-    def lived(self, policy: Manifest) -> Life:
-        self.create(2, policy)
+    def lived(self, spec: Manifest) -> Life:
+        self.create(2, spec)
         for _ in range(ROUNDS):
             version = self.cluster.version
             self.calm_round()
@@ -74,6 +74,10 @@ Happening = Callable[[Life, list[Manifest]], None]
 def all_end_well(life: Life, pods: list[Manifest]) -> None:
     for pod in pods:
         life.controllers.end(pod, "ok")
+
+
+def nothing(life: Life, pods: list[Manifest]) -> None:
+    pass
 
 
 def one_ends(how: str) -> Happening:
@@ -110,34 +114,42 @@ def the_job_is_deleted(life: Life, pods: list[Manifest]) -> None:
     life.cluster.delete("Job", f"{NAME}-worker-1", foreground=True)
 
 
-#: What happens to the first gang, under which policy, and where it ends: phase, attempt, restarts.
+#: What happens to the first gang, what its spec says of that, and where it ends: phase, attempt, restarts.
 LIVES: dict[str, tuple[Happening, Manifest, tuple[str, int, dict[str, int] | None]]] = {
     "all is well": (all_end_well, {}, ("Succeeded", 1, None)),
     "evicted": (one_is_evicted, {}, ("Succeeded", 2, {"infrastructure": 1})),
     "deleted": (one_is_deleted, {}, ("Succeeded", 2, {"infrastructure": 1})),
     "killed": (one_ends("killed"), {}, ("Succeeded", 2, {"infrastructure": 1})),
-    "no budget": (one_ends("killed"), {"infrastructure": {"maxRestarts": 0}}, ("Failed", 1, None)),
+    "no budget": (
+        one_ends("killed"),
+        {"failurePolicy": {"infrastructure": {"maxRestarts": 0}}},
+        ("Failed", 1, None),
+    ),
     "out of memory": (
         one_ends("out of memory"),
-        {"outOfMemory": {"maxRestarts": 1, "env": [{"name": "SMALLER", "value": "1"}]}},
+        {"failurePolicy": {"outOfMemory": {"maxRestarts": 1, "env": [{"name": "SMALLER", "value": "1"}]}}},
         ("Succeeded", 2, {"outOfMemory": 1}),
     ),
     "the program's error": (one_ends("user"), {}, ("Failed", 1, None)),
     "the spec is changed": (the_spec_is_changed, {}, ("Succeeded", 2, None)),
     "suspended": (it_is_suspended, {}, ("Suspended", 1, None)),
     "suspended and resumed": (it_is_suspended_and_resumed, {}, ("Succeeded", 2, None)),
+    "it hangs until its time is up": (nothing, {"activeDeadline": "90s"}, ("Failed", 1, None)),
+    "it is cleaned up": (all_end_well, {"ttlAfterFinished": "20s"}, ("Succeeded", 1, None)),
     "its Job is deleted": (the_job_is_deleted, {}, ("Succeeded", 1, None)),
 }
 
 
 @pytest.mark.parametrize("name", LIVES)
 def test_wherever_the_operator_dies_the_life_ends_the_same(name: str) -> None:
-    happens, policy, wanted = LIVES[name]
-    undisturbed = Life(happens).lived(policy)
+    happens, spec, wanted = LIVES[name]
+    undisturbed = Life(happens).lived(spec)
     told = undisturbed.end()[0]
     assert (told["phase"], told["attempt"], told["restarts"]) == wanted
     assert undisturbed.operator.api.writes >= 6
+    left = {kind for kind, _ in undisturbed.cluster.objects}
+    assert (left == {"TrainingJob"}) == ("ttlAfterFinished" in spec)
     for at, after, crash in product(range(undisturbed.operator.api.writes), *[(False, True)] * 2):
-        disturbed = Life(happens, Fault(at, after, crash)).lived(policy)
+        disturbed = Life(happens, Fault(at, after, crash)).lived(spec)
         where = f"{'crash' if crash else 'no answer'} {'after' if after else 'before'} write {at}"
         assert disturbed.end() == undisturbed.end(), where

@@ -64,8 +64,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") 
   resources: [deployments]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
-  resources: [services]  # never deleted but with their owner, by garbage collection
-  verbs: [get, list, watch, create, patch]
+  resources: [services]  # delete: spec.ttlAfterFinished of a TrainingJob; else they go with their owner
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [get, list, watch, create, patch, delete]

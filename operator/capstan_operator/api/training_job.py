@@ -174,6 +174,28 @@ class TrainingJobSpec(Model):
             " of the spec was changed meanwhile."
         ),
     )
+    startup_deadline: Duration | None = Field(
+        None,
+        description=(
+            "How long it may take until all replicas run, in each attempt; after that the job fails"
+            " (StartupDeadlineExceeded). What a queue holds back is not counted. A duration such as 30m."
+        ),
+    )
+    active_deadline: Duration | None = Field(
+        None,
+        description=(
+            "How long the job may take in all, restarts included; after that it fails (DeadlineExceeded), as"
+            " by a Job's activeDeadlineSeconds. The clock stands while the job is suspended or queued."
+        ),
+    )
+    ttl_after_finished: Duration | None = Field(
+        None,
+        description=(
+            "How long the job's children (pods with their logs, Job, Service, NetworkPolicy) stay when it has"
+            " succeeded or failed. The TrainingJob and its status stay, and nothing is run again. None: until"
+            " it is deleted."
+        ),
+    )
     managed_by: (
         Annotated[
             str,

@@ -139,4 +139,15 @@ class TrainingJobStatus(Model):
     )
     output: OutputStatus | None = Field(None, description="The model, once the job has succeeded.")
     start_time: Time | None = Field(None, description="When the job was first acted on.")
+    starting_since: Time | None = Field(
+        None, description="Since when replicas are missing, for startupDeadline. Absent while all run."
+    )
+    paused_since: Time | None = Field(
+        None, description="Since when the job stands still: it is Suspended or Queued."
+    )
+    paused_seconds: int | None = Field(
+        None,
+        description="How long it stood still before; activeDeadline does not count that.",
+        json_schema_extra={"format": "int64"},
+    )
     completion_time: Time | None = Field(None, description="When it succeeded or failed.")

@@ -195,6 +195,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
         "accelerator.count only",
     ),
     ("TrainingJob", {**TRAINING, "env": [{"name": "A", "value": "1", "valueFrom": {}}]}, "not both"),
+    ("TrainingJob", {**TRAINING, "activeDeadline": "forever"}, "90s"),
     ("TrainingJob", {**TRAINING, "managedBy": "somebody"}, "a path with a domain"),
     ("TrainingJob", {**TRAINING, "failurePolicy": {"user": {"maxRestarts": -1}}}, "maxRestarts"),
     ("TrainingJob", {**TRAINING, "failurePolicy": {"hang": {}}}, "maxRestarts"),

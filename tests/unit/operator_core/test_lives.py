@@ -437,6 +437,117 @@ def test_a_job_that_completes_while_it_is_suspended_has_succeeded() -> None:
     assert world.status["phase"] == "Succeeded"
 
 
+def after(world: World, **passed: int) -> World:
+    """The same world later, looked at once more."""
+    world.now += timedelta(**passed)
+    world.step()
+    return world
+
+
+def test_a_job_that_does_not_start_in_time_says_what_it_waited_for() -> None:
+    world = training(startupDeadline="10m")
+    plan = world.step()
+    assert plan.requeue_after is not None
+    waiting = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available"}
+    for index in (0, 1):
+        world.pod(world.controller("Job"), index, phase="Pending", conditions=[waiting])
+    assert after(world, minutes=9).status["phase"] == "Pending"
+    assert world.plan().requeue_after is not None
+    after(world, minutes=1)
+    assert (world.status["phase"], world.ready()) == ("Failed", ("False", "StartupDeadlineExceeded"))
+    assert "0/3 nodes" in world.status["conditions"][0]["message"]
+    assert "deletionTimestamp" in world.controller("Job")["metadata"]
+
+
+def test_what_has_started_may_be_without_a_replica_for_a_moment() -> None:
+    world = training(startupDeadline="10m")
+    world.step()
+    world.run(world.controller("Job"), 2)
+    assert "startingSince" not in after(world, minutes=5).status
+    del world.children["Pod", "digits-worker-1-1"]
+    after(world, hours=3)
+    assert after(world, minutes=9).status["phase"] == "Initializing"
+    assert after(world, minutes=2).status["phase"] == "Failed"
+
+
+def test_each_attempt_has_time_to_start() -> None:
+    world = training(startupDeadline="10m")
+    world.step()
+    world.run(world.controller("Job"), 1)
+    assert after(world, minutes=9).status["phase"] == "Initializing"
+    world.children["Pod", "digits-worker-1-0"]["metadata"] |= {"deletionTimestamp": world.now.isoformat()}
+    assert after(world, seconds=1).status["phase"] == "Restarting"
+    world.pods_end()
+    assert after(world, minutes=9).status["phase"] == "Restarting"
+    assert after(world, minutes=2).ready() == ("False", "StartupDeadlineExceeded")
+
+
+def test_what_a_queue_holds_back_has_time() -> None:
+    world = training(startupDeadline="10m", activeDeadline="1h")
+    world.step()
+    gated = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
+    for index in (0, 1):
+        world.pod(world.controller("Job"), index, phase="Pending", conditions=[gated])
+    world.step()
+    assert after(world, hours=9).status["phase"] == "Queued"
+    world.run(world.controller("Job"), 2)
+    world.step()
+    assert after(world, minutes=50).status["phase"] == "Running"
+    assert after(world, minutes=11).ready() == ("False", "DeadlineExceeded")
+
+
+def test_a_job_has_its_time_and_suspension_is_none_of_it() -> None:
+    world = training(activeDeadline="1h")
+    world.step()
+    world.run(world.controller("Job"), 2)
+    plan = world.step()
+    assert 3500 < (plan.requeue_after or 0) <= 3600
+    world.resource["spec"]["suspend"] = True
+    assert after(world, minutes=40).status["phase"] == "Suspended"
+    world.pods_end()
+    assert world.plan().requeue_after is None
+    world.now += timedelta(hours=5)
+    world.resource["spec"]["suspend"] = False
+    world.step()
+    world.step()
+    world.run(world.controller("Job"), 2)
+    assert after(world, minutes=18).status["phase"] == "Running"
+    assert 5 * 3600 <= world.status["pausedSeconds"] < 5 * 3600 + 60
+    plan = after(world, minutes=2).plan()
+    assert (world.status["phase"], world.ready()) == ("Failed", ("False", "DeadlineExceeded"))
+    assert (plan.decision, plan.apply) == (False, ())
+
+
+def test_a_deadline_that_is_raised_is_raised() -> None:
+    world = training(activeDeadline="1h")
+    world.step()
+    world.run(world.controller("Job"), 2)
+    world.step()
+    world.resource["spec"]["activeDeadline"] = "3h"
+    plan = after(world, hours=2).plan()
+    assert (world.status["phase"], world.status["attempt"], plan.decision) == ("Running", 1, False)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_what_is_left_of_a_finished_job_goes_and_nothing_comes_back(code: int) -> None:
+    world = training(ttlAfterFinished="1h", output=None)
+    world.step()
+    job = world.controller("Job")
+    for index in (0, 1):
+        world.end(job, index, code, **{"class": "user" if code else "ok", "reason": "R", "message": "m"})
+    world.condition(job, *(["FailureTarget", "Failed"] if code else ["Complete"]))
+    world.step()
+    finished = copy.deepcopy(world.status)
+    plan = world.step()
+    assert plan.delete == ()
+    assert 3500 < (plan.requeue_after or 0) < 3600
+    after(world, hours=1)
+    world.pods_end()
+    assert world.children == {}
+    plan = after(world, hours=9).plan()
+    assert (world.status, plan.apply, plan.delete, plan.requeue_after) == (finished, (), (), None)
+
+
 def test_a_queue_that_takes_the_room_away_is_no_failure() -> None:
     world = training()
     world.step()

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Final
 
 from capstan_operator.api.training_job import KEPT, TrainingJobSpec
-from capstan_operator.core import accelerators, claims, fetch, get, labels, names, origin, pods, podtemplate
+from capstan_operator.core import (
+    accelerators,
+    claims,
+    durations,
+    fetch,
+    get,
+    labels,
+    names,
+    origin,
+    pods,
+    podtemplate,
+)
 from capstan_operator.core.frameworks import FRAMEWORKS
 from capstan_operator.core.frameworks.shape import Shape, index_variable
 from capstan_operator.core.model import Manifest, Settings
@@ -30,10 +40,15 @@ MODEL_FILE: Final = "model.onnx"
 #: Seconds a program has after SIGTERM when the spec names none, and what the runner needs beyond them.
 _GRACE: Final = 60.0
 _MARGIN: Final = 15
-_UNITS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 #: Fields that say nothing of pods that run: changing them ends no attempt.
-_NOT_OF_PODS: Final = {"failure_policy", "suspend"}
+_NOT_OF_PODS: Final = {
+    "failure_policy",
+    "suspend",
+    "startup_deadline",
+    "active_deadline",
+    "ttl_after_finished",
+}
 
 #: What the Job API lets nobody change once a Job is made.
 _IMMUTABLE: Final = (
@@ -272,7 +287,4 @@ def _installer(settings: Settings) -> Manifest:
 
 def _grace(spec: TrainingJobSpec) -> float:
     """The program's grace, in seconds."""
-    if not spec.checkpoint:
-        return _GRACE
-    parts = re.findall(r"([0-9.]+)(h|ms|m|s)", spec.checkpoint.grace_period)
-    return sum(float(amount) * _UNITS[unit] for amount, unit in parts)
+    return durations.seconds(spec.checkpoint.grace_period) if spec.checkpoint else _GRACE

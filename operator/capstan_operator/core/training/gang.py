@@ -58,6 +58,16 @@ def unfinished(seen: Observed, attempt: int) -> tuple[ObjectRef, ...]:
     return (*earlier(seen, attempt), *last)
 
 
+def all_children(seen: Observed) -> tuple[ObjectRef, ...]:
+    """Everything that was made for the job; pods go with their Jobs."""
+    return tuple(
+        observed.reference(child)
+        for kind in ("Job", "Service", "NetworkPolicy")
+        for child in observed.of_kind(seen, kind)
+        if not observed.deleted(child)
+    )
+
+
 def left_behind(seen: Observed, now: datetime) -> float | None:
     """Seconds until pods, when there is no Job, are looked at again; None when there is nothing to wait for.
 

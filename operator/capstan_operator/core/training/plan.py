@@ -6,6 +6,7 @@ final. Everything else is derived anew on each pass.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
@@ -14,7 +15,7 @@ from capstan_operator.core import conditions, events, get, labels, observed, ori
 from capstan_operator.core import spec as specs
 from capstan_operator.core.model import Event, Manifest, ObjectRef, Observed, Plan, Settings
 from capstan_operator.core.policies import attempt as attempts
-from capstan_operator.core.policies import failure, pending, restart
+from capstan_operator.core.policies import deadline, failure, pending, restart
 from capstan_operator.core.policies.failure import Failure
 from capstan_operator.core.policies.finding import Finding
 from capstan_operator.core.training import children, gang, status
@@ -38,11 +39,14 @@ def plan(resource: Manifest, seen: Observed, now: datetime, settings: Settings) 
     if observed.deleted(resource) or manager not in ("", MANAGER):
         return Plan(status=old)
     if get.text(old, "phase") in status.FINAL:
-        return _finished(resource, old, seen)
+        return _finished(resource, old, seen, now)
     spec = specs.parsed(TrainingJobSpec, resource)
     if isinstance(spec, Finding):
         return _told(old, Plan(status=status.invalid(resource, spec, now)))
-    return _told(old, _active(resource, spec, seen, now, settings))
+    result = _active(resource, spec, seen, now, settings)
+    if result.status["phase"] not in status.FINAL:
+        result = replace(result, requeue_after=_sooner(result, deadline.look_again(spec, result.status, now)))
+    return _told(old, result)
 
 
 def _active(
@@ -79,20 +83,27 @@ def _active(
         return Plan(status.active(facts, finding), apply=(service,), requeue_after=standing.look_again)
 
     wait = gang.left_behind(seen, now) if standing.state == "absent" else None
+    finding, look_again = _why(facts) if wait is None else (_waiting(attempt), wait)
+    over = deadline.exceeded(spec, get.mapping(resource, "status"), finding, now)
+    if over is not None:
+        return _ended(facts, over, seen)
     if wait is not None:
-        message = f"Pods of an earlier gang are waited for to end; then attempt {attempt} begins."
-        told = status.active(facts, Finding(RESTARTING if attempt > 1 else pending.PODS_PENDING, message))
+        told = status.active(facts, finding)
         return Plan(told, apply=(service,), delete=gang.earlier(seen, attempt), requeue_after=wait)
     desired = children.job(resource, spec, attempt, settings, live)
     if live is not None and standing.state == "active":
         desired = children.kept(desired, live)
-    finding, look_again = _why(facts)
     return Plan(
         status=status.active(facts, finding),
         apply=(service, desired),
         delete=gang.earlier(seen, attempt),
         requeue_after=look_again,
     )
+
+
+def _waiting(attempt: int) -> Finding:
+    message = f"Pods of an earlier gang are waited for to end; then attempt {attempt} begins."
+    return Finding(RESTARTING if attempt > 1 else pending.PODS_PENDING, message)
 
 
 def _why(facts: status.Facts) -> tuple[Finding, float | None]:
@@ -131,14 +142,17 @@ def _suspended(facts: status.Facts, seen: Observed) -> Plan:
 def _failed(facts: status.Facts, why: Failure, service: Manifest, seen: Observed) -> Plan:
     old = get.mapping(facts.resource, "status")
     if not restart.allowed(old, why, facts.spec.failure_policy):
-        return Plan(
-            status=status.failed(facts, why), delete=gang.unfinished(seen, facts.attempt), decision=True
-        )
+        return _ended(facts, why, seen)
     reason = Finding(
         RESTARTING, f"Attempt {facts.attempt} failed ({why.reason}) and is tried again: {why.message}"
     )
     update = restart.charged(old, why) | {"failure": status.failure_of(facts, why)}
     return _next_attempt(facts, reason, service, seen, update)
+
+
+def _ended(facts: status.Facts, why: Failure, seen: Observed) -> Plan:
+    """The job has failed for good."""
+    return Plan(status=status.failed(facts, why), delete=gang.unfinished(seen, facts.attempt), decision=True)
 
 
 def _next_attempt(
@@ -156,14 +170,19 @@ def _next_attempt(
     )
 
 
-def _finished(resource: Manifest, old: Manifest, seen: Observed) -> Plan:
-    """Nothing is made any more. What an earlier pass decided to delete is deleted."""
+def _finished(resource: Manifest, old: Manifest, seen: Observed, now: datetime) -> Plan:
+    """Nothing is made any more. What was decided to go goes, and the rest when its time is up."""
     attempt = get.number(old, "attempt")
-    generation = get.number(resource, "metadata", "generation")
-    return Plan(
-        status={**old, "observedGeneration": generation},
-        delete=gang.earlier(seen, attempt) if old["phase"] == "Succeeded" else gang.unfinished(seen, attempt),
-    )
+    told = {**old, "observedGeneration": get.number(resource, "metadata", "generation")}
+    left = deadline.kept_for(resource, now)
+    if left is not None and left <= 0:
+        return Plan(told, delete=gang.all_children(seen))
+    ended = gang.earlier(seen, attempt) if old["phase"] == "Succeeded" else gang.unfinished(seen, attempt)
+    return Plan(told, delete=ended, requeue_after=left)
+
+
+def _sooner(plan: Plan, seconds: float | None) -> float | None:
+    return min((s for s in (plan.requeue_after, seconds) if s is not None), default=None)
 
 
 def _told(old: Manifest, new: Plan) -> Plan:

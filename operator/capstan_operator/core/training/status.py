@@ -11,7 +11,7 @@ from capstan_operator.api.training_job import TrainingJobSpec
 from capstan_operator.core import conditions, get, observed, termination
 from capstan_operator.core.conditions import FALSE, READY, TRUE, UNKNOWN, Condition
 from capstan_operator.core.model import Manifest, Report
-from capstan_operator.core.policies import pending, restart
+from capstan_operator.core.policies import deadline, pending, restart
 from capstan_operator.core.policies.failure import Failure
 from capstan_operator.core.policies.finding import Finding
 from capstan_operator.core.training import children, progress, reporting
@@ -165,7 +165,7 @@ def _status(facts: Facts, phase: str, told: list[Condition]) -> Manifest:
         "observedGeneration": generation,
         "attempt": facts.attempt,
         "replicas": {children.ROLE: _replicas(facts)},
-        "startTime": get.text(old, "startTime") or get.timestamp(facts.now),
+        **deadline.clocks(old, phase, facts.attempt, facts.spec, facts.now),
         **kept,
         **progress.told(
             old,

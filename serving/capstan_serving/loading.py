@@ -10,9 +10,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from capstan_serving._native import Batch
-from capstan_serving.backends import Backend, options, providers
+from capstan_serving.backends import Backend, options, providers, tensorrt
 from capstan_serving.backends.onnx import FILE, OnnxBackend
-from capstan_serving.backends.providers import Options
+from capstan_serving.backends.tensorrt import Options
 from capstan_serving.config import document, plan, tensors, warmup
 from capstan_serving.config.schema import ModelConfig
 from capstan_serving.errors import ModelLoadError
@@ -81,13 +81,15 @@ class Loader:
         start = time.monotonic()
         where = _where(folder)
         config.default_model_filename = config.default_model_filename or FILE
-        file = folder.file(str(version), config.default_model_filename)
         wanted = providers.asked(config, self.providers or ("cuda", "cpu"), where)
         gpus = self.gpus if self._on_gpu(wanted) else ()
         instances = plan.instances(config, self.workers, gpus, where)
+        file = folder.file(str(version), config.default_model_filename)
         session_options = options.read(config, where)
         session_options.check(instances.gpus, where)
-        choices = [self._choice(wanted, gpu, file) for gpu in instances.gpus or (None,)]
+        choices = [providers.usable(wanted, self.available, gpu) for gpu in instances.gpus or (None,)]
+        if self.engine_cache:
+            choices = tensorrt.cached(choices, self.engine_cache, file)
         backend = OnnxBackend(file, session_options, choices, self._libraries(folder, config, where))
         # What nobody named is missed only where it should have worked.
         named = self.providers or config.optimization.execution_accelerators.ListFields()
@@ -133,20 +135,6 @@ class Loader:
         return any(
             name in providers.GPU and providers.PROVIDERS[name] in self.available for name, _ in wanted
         )
-
-    def _choice(
-        self, wanted: Sequence[tuple[str, Options]], gpu: int | None, file: Path
-    ) -> list[tuple[str, Options]]:
-        choice = providers.usable(wanted, self.available, gpu)
-        if self.engine_cache is None or choice[0][0] != providers.PROVIDERS["tensorrt"]:
-            return choice
-        folder = providers.cache_folder(self.engine_cache, file)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ModelLoadError(f"--engine-cache cannot be used ({error}); name another folder") from error
-        name, chosen = choice[0]
-        return [(name, providers.cache_options(folder) | chosen), *choice[1:]]
 
     def _libraries(self, folder: ModelFolder, config: Any, where: str) -> list[Path]:
         names = list(config.model_operations.op_library_filename)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from capstan_serving._native import Batch
 from capstan_serving.backends.options import DEFAULT, SessionOptions
-from capstan_serving.backends.providers import Options
+from capstan_serving.backends.tensorrt import Options
 from capstan_serving.config.plan import PLATFORM
 from capstan_serving.errors import InvalidArgument, ModelLoadError
 from capstan_serving.signature import Signature, TensorSpec

@@ -3,16 +3,18 @@
 What the installed ONNX Runtime has is an argument. No option that names a file is taken from a configuration.
 """
 
-import hashlib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from capstan_serving.backends import tensorrt
+from capstan_serving.backends.tensorrt import Options
+from capstan_serving.config.refusals import CUDA_GRAPHS
 from capstan_serving.errors import ModelLoadError
 
 PROVIDERS = {
-    "tensorrt": "TensorrtExecutionProvider",
+    "tensorrt": tensorrt.PROVIDER,
     "cuda": "CUDAExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
     "cpu": "CPUExecutionProvider",
@@ -20,8 +22,6 @@ PROVIDERS = {
 """By the names of configurations and of the command line."""
 
 GPU = ("tensorrt", "cuda")
-
-Options = dict[str, str]
 
 _BOOLEANS = {"0": "0", "1": "1", "false": "0", "true": "1"}
 
@@ -52,7 +52,6 @@ _OPTIONS = {
         "trt_profile_min_shapes": "s",
         "trt_profile_max_shapes": "s",
         "trt_profile_opt_shapes": "s",
-        "trt_cuda_graph_enable": "0",
     },
     "cuda": {
         "gpu_mem_limit": "n",
@@ -91,6 +90,9 @@ _PRECISIONS: Mapping[str, Options] = {
 }
 
 
+_GRAPHS = ("trt_cuda_graph_enable", "enable_cuda_graph")
+
+
 def asked(config: Any, flag: Sequence[str], where: str) -> list[tuple[str, Options]]:
     """Providers and their options in the order of choice: the configuration's, else the command line's."""
     chosen: list[tuple[str, Options]] = []
@@ -104,15 +106,12 @@ def asked(config: Any, flag: Sequence[str], where: str) -> list[tuple[str, Optio
                 )
             if any(name == other for other, _ in chosen):
                 raise ModelLoadError(f"{where}: {field} {name!r} is there twice; remove one")
-            chosen.append((name, _options(name, dict(accelerator.parameters), f"{where}: {name}")))
+            here = f"{where}: {name}"
+            options = _options(name, dict(accelerator.parameters), here)
+            if name == "tensorrt":
+                options |= tensorrt.profiles(config, options, here)
+            chosen.append((name, options))
     chosen = chosen or [(name, {}) for name in flag]
-    if config.optimization.cuda.graphs:
-        trt = [options for name, options in chosen if name == "tensorrt"]
-        if not trt:
-            raise ModelLoadError(
-                f"{where}: cuda.graphs needs the tensorrt accelerator; add it, or remove cuda.graphs"
-            )
-        trt[0]["trt_cuda_graph_enable"] = "1"
     if all(name != "cpu" for name, _ in chosen):
         chosen.append(("cpu", {}))
     return chosen
@@ -128,6 +127,8 @@ def _options(provider: str, parameters: Mapping[str, str], where: str) -> Option
             continue
         name = _TRITON_NAMES.get(key, key) if provider == "tensorrt" else key
         kind = _OPTIONS[provider].get(name)
+        if name in _GRAPHS:
+            raise ModelLoadError(f"{where}: {key} is not supported: {CUDA_GRAPHS}; remove it")
         if kind is None:
             paths = " (files and folders are not taken from a configuration; see --engine-cache)"
             hint = paths if "path" in name or "cache" in name or "table" in name else ""
@@ -152,25 +153,6 @@ def usable(
         device = {"device_id": str(gpu)} if name in GPU else {}
         chosen.append((PROVIDERS[name], options | device))
     return chosen
-
-
-def cache_options(folder: Path) -> Options:
-    """Where TensorRT keeps its engines and timings."""
-    return {
-        "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": str(folder),
-        "trt_timing_cache_enable": "1",
-        "trt_timing_cache_path": str(folder),
-    }
-
-
-def cache_folder(cache: Path, file: Path) -> Path:
-    """The place of a model's engines: by the content of its files, for engines hold the weights."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in file.parent.rglob("*") if path.is_file() and not path.is_symlink()):
-        with path.open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
-    return cache / digest.hexdigest()[:32]
 
 
 def gpus() -> tuple[int, ...]:

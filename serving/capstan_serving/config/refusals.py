@@ -5,6 +5,8 @@ from typing import Any
 
 from capstan_serving.config.schema import PACKAGE
 
+CUDA_GRAPHS = "a captured graph reads the memory of its first execution and would answer like that for ever"
+
 REFUSED = {
     "ModelConfig.runtime": "ONNX Runtime is the one runtime",
     "ModelConfig.batch_input": "ragged batches are not supported",
@@ -31,8 +33,9 @@ REFUSED = {
     "ModelOptimizationPolicy.output_pinned_memory.enable": "outputs are sent from where they were computed",
     "ModelOptimizationPolicy.gather_kernel_buffer_threshold": "there is no gather kernel",
     "ModelOptimizationPolicy.eager_batching": "batches are made when they are executed",
+    "ModelOptimizationPolicy.Cuda.graphs": CUDA_GRAPHS,
     "ModelOptimizationPolicy.Cuda.busy_wait_events": "it is TensorRT's",
-    "ModelOptimizationPolicy.Cuda.graph_spec": "graphs are captured by the shapes that are executed",
+    "ModelOptimizationPolicy.Cuda.graph_spec": "CUDA graphs are not supported",
     "ModelOptimizationPolicy.Cuda.output_copy_stream": "it is TensorRT's",
     "ModelTransactionPolicy.decoupled": "an ONNX model answers each request once",
 }

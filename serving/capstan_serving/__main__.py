@@ -48,9 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def serve(chosen: Settings, stop: threading.Event) -> None:
     """Listen, load, be ready, and drain once `stop` is set. StartError when there is nothing to serve."""
-    models = Catalog()
     exporter = _exporter(chosen)
-    control = Control(models, exporter, nvml.find())
+    control = Control(Catalog(), exporter, nvml.find())
     control.shared_memory = chosen.allow_shared_memory
     try:
         server = Server(
@@ -71,7 +70,7 @@ def serve(chosen: Settings, stop: threading.Event) -> None:
     control.statistics = server.statistics
     control.connections = server.connections
     try:
-        _run(chosen, models, server, stop)
+        _run(chosen, control, server, stop)
     finally:
         _log.info("draining")
         drained = server.drain(chosen.drain_timeout)
@@ -97,14 +96,15 @@ def _exporter(chosen: Settings) -> Exporter | None:
     return Exporter(collector)
 
 
-def _run(chosen: Settings, models: Catalog, server: Server, stop: threading.Event) -> None:
+def _run(chosen: Settings, control: Control, server: Server, stop: threading.Event) -> None:
+    models = control.catalog
     doors = [
         ("HTTP", f"{chosen.host}:{server.http_port}"),
         ("gRPC", f"{chosen.host}:{server.grpc_port}"),
         ("metrics", f"{chosen.host}:{server.metrics_port}"),
     ]
     _log.info("listening: %s", ", ".join(f"{door} {address}" for door, address in doors))
-    lifecycle = _load(chosen, models, server, stop)
+    lifecycle = _load(chosen, control, server, stop)
     print(table.render(doors, models), flush=True)
     failed = dict.fromkeys(entry.reason for entry in models if entry.state != "READY")
     if failed and chosen.exit_on_error:
@@ -127,12 +127,14 @@ def _abandon(chosen: Settings) -> NoReturn:
     os._exit(EXIT_FAILED)
 
 
-def _load(chosen: Settings, models: Catalog, server: Server, stop: threading.Event) -> Lifecycle:
+def _load(chosen: Settings, control: Control, server: Server, stop: threading.Event) -> Lifecycle:
+    models = control.catalog
     loader = Loader(
         workers=chosen.workers,
         providers=chosen.providers,
         available=onnx.available(),
         gpus=providers.gpus(),
+        capabilities=control.gpus.capabilities() if control.gpus else (),
         engine_cache=chosen.engine_cache,
         custom_operators=chosen.allow_custom_operators,
     )

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,8 @@ class Loader:
     available: tuple[str, ...] = ("CPUExecutionProvider",)
     """As ONNX Runtime calls them."""
     gpus: tuple[int, ...] = ()
+    capabilities: Collection[str] = ()
+    """Of the GPUs to compute, such as 8.0."""
     engine_cache: Path | None = None
     custom_operators: bool = False
 
@@ -84,7 +86,9 @@ class Loader:
         wanted = providers.asked(config, self.providers or ("cuda", "cpu"), where)
         gpus = self.gpus if self._on_gpu(wanted) else ()
         instances = plan.instances(config, self.workers, gpus, where)
-        file = folder.file(str(version), config.default_model_filename)
+        file = folder.file(
+            str(version), plan.filename(config, bool(instances.gpus), self.capabilities, where)
+        )
         session_options = options.read(config, where)
         session_options.check(instances.gpus, where)
         choices = [providers.usable(wanted, self.available, gpu) for gpu in instances.gpus or (None,)]

@@ -1,4 +1,4 @@
-"""What NVIDIA's management library tells of the GPUs, for the metrics.
+"""What NVIDIA's management library tells of the GPUs.
 
 The library comes with the driver, its Python module with the `gpu` extra. Where either is missing there are
 no such metrics. What a GPU does not tell (one that is divided by MIG tells no utilization) is left out.
@@ -75,6 +75,17 @@ class Gpus:
             ]
             if samples:
                 yield name, help_text, kind, samples
+
+    def capabilities(self) -> set[str]:
+        """Their compute capabilities."""
+        found = set()
+        for _, gpu in self._gpus:
+            try:
+                major, minor = self._nvml.nvmlDeviceGetCudaComputeCapability(gpu)
+            except self._nvml.NVMLError:
+                return set()
+            found.add(f"{major}.{minor}")
+        return found
 
     def _value(self, read: Callable[[Any, Any], float], gpu: Any) -> float | None:
         try:

@@ -1,5 +1,6 @@
 """What a configuration means for the server: which versions, how many instances, and how requests wait."""
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ BACKEND = "onnxruntime"
 
 MAX_THREADS = 1024
 """Of a model: a clerical error, or a client's load request, must not take the server's memory."""
+
+_CAPABILITY = re.compile(r"[0-9]+\.[0-9]+")
 
 _AUTO, _GPU, _CPU, _MODEL = range(4)
 
@@ -92,6 +95,28 @@ def instances(config: Any, workers: int, gpus: Collection[int], where: str) -> I
             f"{where}: instance groups of both KIND_CPU and KIND_GPU are not supported; keep one"
         )
     return Instances(total, tuple(used))
+
+
+def filename(config: Any, on_gpu: bool, capabilities: Collection[str], where: str) -> str:
+    """The model's file in a version's folder: on a GPU that for its compute capability, if there is one.
+
+    `capabilities` are those of all GPUs here: NVML and CUDA do not number them alike."""
+    named: dict[str, str] = dict(config.cc_model_filenames)
+    if strange := [key for key in named if not _CAPABILITY.fullmatch(key)]:
+        raise ModelLoadError(
+            f"{where}: cc_model_filenames names {strange[0]!r}; write a compute capability, such as 8.0"
+        )
+    name: str = config.default_model_filename
+    if not named or not on_gpu:
+        return name
+    if len(capabilities) != 1:
+        have = ", ".join(sorted(capabilities)) or "not known"
+        raise ModelLoadError(
+            f"{where}: cc_model_filenames needs GPUs of one compute capability, which is {have}; use "
+            "default_model_filename"
+        )
+    (capability,) = capabilities
+    return named.get(capability, name)
 
 
 def scheduling(config: Any, where: str) -> Scheduling:

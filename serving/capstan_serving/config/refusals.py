@@ -13,7 +13,6 @@ REFUSED = {
     "ModelConfig.batch_output": "ragged batches are not supported",
     "ModelConfig.sequence_batching": "every request stands alone here: no state is kept between them",
     "ModelConfig.ensemble_scheduling": "a model does not call others; put the steps into one ONNX graph",
-    "ModelConfig.cc_model_filenames": "one file serves every device; name it in default_model_filename",
     "ModelConfig.metric_tags": "metrics are labelled by model and version only",
     "ModelConfig.model_repository_agents": "there are no repository agents",
     "ModelConfig.model_metrics": "every model has the same metrics",

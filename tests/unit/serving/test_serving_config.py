@@ -162,6 +162,33 @@ def test_instance_groups_that_cannot_be(group, gpus, said):
         plan.instances(config(f"instance_group {{ {group} }}"), 2, gpus, "m")
 
 
+@pytest.mark.parametrize(
+    ("on_gpu", "capabilities", "file"),
+    [
+        (False, (), "other.onnx"),
+        (False, ("8.0",), "other.onnx"),
+        (True, ("8.0",), "ampere.onnx"),
+        (True, ("9.0",), "other.onnx"),
+    ],
+)
+def test_the_file_is_chosen_by_what_the_gpus_can_compute(on_gpu, capabilities, file):
+    text = "default_model_filename: 'other.onnx' cc_model_filenames { key: '8.0' value: 'ampere.onnx' }"
+    assert plan.filename(config(text), on_gpu, capabilities, "m") == file
+
+
+@pytest.mark.parametrize(
+    ("key", "capabilities", "said"),
+    [
+        ("8.0", (), "which is not known; use default_model_filename"),
+        ("8.0", ("8.0", "9.0"), "which is 8.0, 9.0; use"),
+        ("sm_80", ("8.0",), "names 'sm_80'; write a compute capability, such as 8.0"),
+    ],
+)
+def test_a_file_that_cannot_be_chosen(key, capabilities, said):
+    with pytest.raises(ModelLoadError, match=said):
+        plan.filename(config(f"cc_model_filenames {{ key: '{key}' value: 'x' }}"), True, capabilities, "m")
+
+
 def test_dynamic_batching_becomes_a_scheduling():
     read = config(
         "max_batch_size: 8 response_cache { enable: true } dynamic_batching { preferred_batch_size: [ 4, 2 ] "

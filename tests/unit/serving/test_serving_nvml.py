@@ -35,6 +35,7 @@ def driver(broken=False):
         nvmlDeviceGetUUID=["GPU-a", b"GPU-b"].__getitem__,
         nvmlDeviceGetMemoryInfo=lambda gpu: SimpleNamespace(total=100 + gpu, used=7 + gpu),
         nvmlDeviceGetUtilizationRates=of_the_first(SimpleNamespace(gpu=42)),
+        nvmlDeviceGetCudaComputeCapability=of_the_first([8, 9]),
         nvmlDeviceGetPowerUsage=of_the_first(61_500),
         nvmlDeviceGetPowerManagementLimit=of_the_first(700_000),
         nvmlDeviceGetTotalEnergyConsumption=of_the_first(1_234_567),
@@ -71,3 +72,12 @@ def test_without_a_driver_there_are_no_such_metrics_and_one_line_for_who_looks(m
     assert record.levelno == logging.DEBUG
     assert "no metrics of GPUs" in record.getMessage()
     assert page(None) == []
+
+
+def test_what_gpus_can_compute():
+    one, both = driver(), driver()
+    one.nvmlDeviceGetCount = lambda: 1
+    assert nvml.Gpus(one).capabilities() == {"8.9"}
+    assert nvml.Gpus(both).capabilities() == set()  # the second does not tell
+    both.nvmlDeviceGetCudaComputeCapability = lambda gpu: [9, gpu]
+    assert nvml.Gpus(both).capabilities() == {"9.0", "9.1"}

@@ -210,7 +210,7 @@ def sample(datatype: str, shape: tuple[int, ...] = (3, 5)) -> np.ndarray:
     """Values of a datatype, its extremes among them."""
     generator = np.random.default_rng(7)
     if datatype == "BYTES":
-        words = ["", "a", "Grüße", "日本", "x" * 7_000]
+        words = ["", "a", "Grüße", "日本", "x" * 70_000]
         return np.array(generator.choice(words, shape), dtype=object)
     dtype = np.dtype(triton_to_np_dtype(datatype))
     if dtype == np.bool_:

@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import numpy as np
 import onnx
 import pytest
@@ -67,6 +68,38 @@ def test_a_request_that_waited_too_long_is_503(slow):
     status, answer = slow.request("POST", SPIN, spin(1, timeout=1000))
     assert (status, json.loads(answer)["error"]) == (503, "Request timeout expired")
     busy.close()
+
+
+@pytest.mark.parametrize("door", ["http", "grpc"])
+def test_requests_in_flight_hold_so_many_bytes_together(own_repository, start, door):
+    own_repository.add_identity("m", "FP32", ["n"])
+    serving = start(
+        own_repository, "--max-request-bytes", "1000000", "--max-inflight-bytes", "1000000"
+    ).ready()
+    body = b" " * 600_000
+    head = f"POST /v2/models/m/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body) + 1}\r\n\r\n"
+
+    def ask():
+        if door == "http":
+            status, answer = serving.request("POST", "/v2/models/m/infer", body)
+            return status, answer.decode()
+        with grpc.insecure_channel(serving.grpc) as channel:
+            try:
+                return channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(body, timeout=60)
+            except grpc.RpcError as error:
+                return error.code(), error.details()
+
+    wrong, full = {
+        "http": (400, 503),
+        "grpc": (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNAVAILABLE),
+    }[door]
+    assert ask()[0] == wrong
+    with socket.create_connection(("127.0.0.1", serving.port), 60) as slow:
+        slow.sendall(head.encode() + body)  # but for a byte
+        serving.until(lambda: ask()[0] == full)
+        assert "hold as much as they may, 1000000 bytes" in ask()[1]
+        assert serving.get("/v2/models/m")[0] == 200
+    serving.until(lambda: ask()[0] == wrong)
 
 
 def refuses(port):

@@ -22,7 +22,7 @@ _READ = 64 * 1024
 class Channel:
     """The reading end, as one more stream of the relay. `heard` is told after each line that made sense."""
 
-    __slots__ = ("_complained", "_heard", "_line", "_skip", "report", "source")
+    __slots__ = ("_complained", "_heard", "_line", "_skip", "report", "source", "used")
 
     def __init__(self, path: Path, heard: Callable[[Report], None]) -> None:
         """Make the pipe. OSError when it cannot be made."""
@@ -31,6 +31,7 @@ class Channel:
         path.chmod(0o622)  # whoever the program becomes may write
         self.source: int | None = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self.report = Report()
+        self.used = False
         self._heard = heard
         self._line = bytearray()
         self._skip = False
@@ -50,6 +51,7 @@ class Channel:
             data = os.read(self.source, _READ)
         except BlockingIOError:
             return
+        self.used = True
         *lines, rest = (bytes(self._line) + data).split(b"\n")
         for line in lines:
             if self._skip:

@@ -20,7 +20,7 @@ import errno
 import os
 from typing import ClassVar, Literal
 
-ExitClass = Literal["ok", "user", "outOfMemory", "infrastructure"]
+ExitClass = Literal["ok", "user", "outOfMemory", "infrastructure", "hang"]
 
 
 class AgentError(Exception):

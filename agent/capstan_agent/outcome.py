@@ -19,10 +19,14 @@ OUT_OF_MEMORY = "OutOfMemory"
 KILLED = "Killed"
 TERMINATED = "Terminated"
 GRACE_EXCEEDED = "GracePeriodExceeded"
+HUNG = "Hung"
 OUTPUT_MISSING = "OutputMissing"
 COMMAND_NOT_FOUND = "CommandNotFound"
 COMMAND_NOT_EXECUTABLE = "CommandNotExecutable"
 
+_NO_STACKS = (
+    "it could not be asked where it stood, as it is no Python, or has taken Python's faulthandler away."
+)
 _HINTS: dict[int, str] = {
     signal.SIGBUS: " Too little shared memory does this: mount an emptyDir of medium Memory at /dev/shm.",
     signal.SIGILL: " The image may be built for a newer CPU than the node has.",
@@ -32,6 +36,13 @@ _HINTS: dict[int, str] = {
 def ended(end: Exit, oom_kills: int, log: str, output: Output | None = None) -> Termination:
     """What an end means. `oom_kills` is how many processes the kernel killed for memory meanwhile."""
     code = end.code if end.signal is None else 128 + end.signal
+    if end.hung:
+        stacks = "where it stood is in its last lines." if end.stacks else _NO_STACKS
+        message = (
+            "The program has written nothing and reported no progress for longer than"
+            f" spec.failurePolicy.hang.timeout, and was ended: {stacks}"
+        )
+        return Termination("hang", code or 128 + signal.SIGTERM, HUNG, message, end.signal, end.stacks or log)
     if end.stopped_by is not None:
         # Exit code 0 may mean "finished" or "saved, as asked": only what nobody stopped is finished.
         name = _name(end.stopped_by)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capstan_agent import channel, checkpoints, keeper, metrics, outcome, termination
+from capstan_agent import channel, checkpoints, durations, hang, keeper, metrics, outcome, termination
 from capstan_agent.cgroup import Cgroup
 from capstan_agent.digest import file_digest
 from capstan_agent.keeper import Saved
@@ -32,7 +32,7 @@ def run(
     `output` is looked at in replica 0 only, so that every replica can be given the same command line.
     `metrics_port` is where /metrics is served; 0: nowhere.
     """
-    supervisor, program, cgroup = Supervisor(grace), metrics.Program(), Cgroup()
+    supervisor, program, cgroup = Supervisor(grace, _hang_timeout()), metrics.Program(), Cgroup()
     telling = _Telling()
     said = channel.opened(telling.heard)
     keeping: keeper.Keeper | None = None
@@ -53,6 +53,8 @@ def run(
             keeping.start()
     if said or folder:
         environment["PYTHONPATH"] = _python_path()
+    if hang.VARIABLE in environment:
+        environment.setdefault(hang.FAULTHANDLER, "1")
     program.running = True
     try:
         end = supervisor.run(command, environment, program, said)
@@ -96,6 +98,16 @@ class _Telling:
         """There is no more."""
         if self._reporter is not None:
             self._reporter.finish(_LAST_WORD)
+
+
+def _hang_timeout() -> float | None:
+    """How long the program may be silent; a duration that makes no sense keeps none from running."""
+    text = os.environ.get(hang.VARIABLE)
+    try:
+        return (durations.seconds(text) or None) if text else None
+    except ValueError as error:
+        _say(f"no hang is looked for: {hang.VARIABLE}: {error}")
+        return None
 
 
 def _say(sentence: str) -> None:

@@ -12,7 +12,9 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import inf
 
+from capstan_agent import hang
 from capstan_agent.channel import Channel
 from capstan_agent.relay import Relay, Stream
 from capstan_agent.tail import Tail
@@ -22,6 +24,8 @@ _FORWARDED = _STOPS | {signal.SIGUSR1, signal.SIGUSR2}
 # Python ignores these two, and what is ignored stays so in a new program.
 _RESET = (signal.SIGPIPE, signal.SIGXFSZ)
 _PATIENCE = 5.0
+#: Seconds of silence after which stacks are taken for written.
+_SETTLED = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +36,24 @@ class Exit:
     signal: int | None = None
     stopped_by: int | None = None
     grace_exceeded: bool = False
+    hung: bool = False
+    #: What it wrote up to when it was asked where it stands.
+    stacks: str = ""
 
 
 class Supervisor:
     """Signal handling for one command; `stopped` stays of use after it has ended."""
 
-    def __init__(self, grace: float) -> None:
-        """Take over the process's signals. `grace` is in seconds."""
+    def __init__(self, grace: float, hang_timeout: float | None = None) -> None:
+        """Take over the process's signals.
+
+        `grace` is in seconds, as is `hang_timeout`: a program that is silent for so long hangs, and is ended.
+        """
         self._grace = grace
+        self._hang_timeout = hang_timeout
+        self._heard = time.monotonic()
+        self._hung = False
+        self._stacks = ""
         self._stopped_by: int | None = None
         self._deadline: float | None = None
         self._killed = False
@@ -59,19 +73,26 @@ class Supervisor:
         streams, process = _start(command, environment, tail)
         relay = Relay(*streams, *([channel] if channel else []))
         status: int | None = None
+        self._heard = time.monotonic()
         while status is None:
-            relay.step(self._patience(), self._wakeup)
+            if relay.step(self._patience(channel), self._wakeup):
+                self._heard = time.monotonic()
             for number in self._pending():
                 if number in _FORWARDED:
                     self._forward(number, process)
+            if self._silence_left(channel) <= 0 and (status := _reap(process)) is None:
+                self._give_up_on(process, relay, tail)
             if self._deadline is not None and time.monotonic() >= self._deadline and not self._killed:
+                if self._hung:
+                    self._ask(relay, tail, all_of_them=True)
                 self._killed = True
                 _signal_group(process, signal.SIGKILL)
-            status = _reap(process)
+            status = _reap(process) if status is None else status
         _signal_group(process, signal.SIGKILL)
         relay.drain(_PATIENCE)
         code = os.waitstatus_to_exitcode(status)
-        return Exit(max(code, 0), -code if code < 0 else None, self._stopped_by, self._killed)
+        died_of = -code if code < 0 else None
+        return Exit(max(code, 0), died_of, self._stopped_by, self._killed, self._hung, self._stacks)
 
     def stopped(self) -> bool:
         """Whether an end has been asked for by now."""
@@ -96,10 +117,41 @@ class Supervisor:
             self._deadline = time.monotonic() + self._grace
         _signal_group(process, number)
 
-    def _patience(self) -> float | None:
-        if self._deadline is None or self._killed:
+    def _give_up_on(self, process: int, relay: Relay, tail: Tail) -> None:
+        """It hangs: ask who could save nothing anyway, then let the others save."""
+        self._hung = True
+        self._ask(relay, tail, all_of_them=False)
+        self._deadline = time.monotonic() + self._grace
+        _signal_group(process, signal.SIGTERM)
+        hang.wake()
+
+    def _ask(self, relay: Relay, tail: Tail, *, all_of_them: bool) -> None:
+        """Have the program write where it stands, and keep that before others speak of its end."""
+        if not hang.ask(all_of_them=all_of_them):
+            return
+        hang.wake()
+        end, settled = time.monotonic() + _PATIENCE, _PATIENCE
+        while time.monotonic() < end and relay.step(settled):
+            settled = _SETTLED
+        self._stacks = tail.text(hang.NOISE)
+
+    def _silence_left(self, channel: Channel | None) -> float:
+        """Seconds that the program may still be silent. It is watched until it has been asked to end.
+
+        Often replica 0 alone says anything: others are watched once they have used the channel.
+        """
+        first = os.environ.get("CAPSTAN_REPLICA_INDEX", "0") == "0"
+        if self._hang_timeout is None or self._deadline is not None:
+            return inf
+        if not first and (channel is None or not channel.used):
+            return inf
+        return self._heard + self._hang_timeout - time.monotonic()
+
+    def _patience(self, channel: Channel | None) -> float | None:
+        if self._killed:
             return None
-        return self._deadline - time.monotonic()
+        left = self._silence_left(channel) if self._deadline is None else self._deadline - time.monotonic()
+        return None if left == inf else left
 
 
 def _noted(_number: int, _frame: object) -> None:

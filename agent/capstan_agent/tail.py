@@ -25,11 +25,16 @@ class Tail:
             self._cut = True
             del self._kept[: max(excess, 0)]
 
-    def text(self) -> str:
-        """The last lines, at most 2 KiB of UTF-8; bytes that are not UTF-8 become U+FFFD."""
+    def text(self, noise: str | None = None) -> str:
+        """The last lines, at most 2 KiB of UTF-8; bytes that are not UTF-8 become U+FFFD.
+
+        Lines that begin with `noise` are left out.
+        """
         lines = self._kept.decode("utf-8", "replace").split("\n")
         if self._cut and len(lines) > 1:
             del lines[0]
+        if noise is not None:
+            lines = [line for line in lines if not line.startswith(noise)]
         kept: list[str] = []
         room = _LIMIT
         for line in reversed([line.rstrip("\r").rpartition("\r")[2].rstrip() for line in lines]):

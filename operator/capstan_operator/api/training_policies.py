@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from capstan_operator.api.base import Model
-from capstan_operator.api.common import EnvVar
+from capstan_operator.api.common import Duration, EnvVar
 
 
 class Budget(Model):
@@ -35,6 +35,19 @@ class OutOfMemoryBudget(Budget):
     )
 
 
+class HangBudget(Budget):
+    """When a program is taken for hung, and how often the gang is restarted then."""
+
+    timeout: Duration | None = Field(
+        default=None,
+        description=(
+            "For how long the program may write nothing and report no progress, such as 30m: then its stacks"
+            " are taken and it is ended. Longer than the longest silence of a sound run, its start included."
+            " Holds from the next attempt on. Default: it is never ended for that."
+        ),
+    )
+
+
 class FailurePolicy(Model):
     """A budget of restarts for each class of failure."""
 
@@ -53,6 +66,7 @@ class FailurePolicy(Model):
             " Default: 3."
         ),
     )
-    hang: Budget = Field(
-        default=Budget(max_restarts=3), description="The program went on no more and was ended. Default: 3."
+    hang: HangBudget = Field(
+        default=HangBudget(max_restarts=3),
+        description="The program went on no more and was ended. Default: 3, and no timeout.",
     )

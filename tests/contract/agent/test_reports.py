@@ -4,8 +4,19 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from capstan_agent import channel, checkpoints, keeper, report, reporter
+from capstan_agent import (
+    channel,
+    checkpoints,
+    durations,
+    hang,
+    keeper,
+    outcome,
+    report,
+    reporter,
+    supervise,
+)
 from capstan_operator.api import training_job
+from capstan_operator.core import termination
 from capstan_operator.core.model import Endpoint
 from capstan_operator.core.training import progress, reporting
 from hypothesis import given
@@ -56,3 +67,13 @@ def test_the_runner_finds_what_the_operator_gives() -> None:
     assert str(where.token.parent) in folders
     pipe = folders[told[channel.VARIABLE].rpartition("/")[0]]
     assert not pipe.get("readOnly")
+
+
+def test_a_hang_is_told_as_one() -> None:
+    """By the runner's own words, with a limit written as the API takes it."""
+    assert durations.seconds("1h30m") == 5400
+    told = outcome.ended(supervise.Exit(signal=6, hung=True, stacks="in all_reduce"), 0, "later words")
+    read = termination.parsed(told.encoded().decode())
+    assert read is not None
+    assert (read.class_, read.reason, read.log) == ("hang", "Hung", "in all_reduce")
+    assert hang.VARIABLE == "CAPSTAN_HANG_TIMEOUT"

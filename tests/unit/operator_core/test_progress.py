@@ -213,6 +213,23 @@ def test_a_job_that_has_not_been_heard_of_says_where_to_look() -> None:
     assert "log of replica 0" in found["message"]
 
 
+# --- hangs
+
+
+def test_a_limit_of_silence_reaches_the_runner_and_changing_it_restarts_nothing() -> None:
+    def trainer(**policy: Any) -> dict[str, str | None]:
+        made = plan.plan(job(failurePolicy={"hang": policy}), Observed(), NOW, QUIET).apply[-1]
+        return {v["name"]: v.get("value") for v in made["spec"]["template"]["spec"]["containers"][0]["env"]}
+
+    assert trainer(maxRestarts=3, timeout="30m")["CAPSTAN_HANG_TIMEOUT"] == "30m"
+    assert "CAPSTAN_HANG_TIMEOUT" not in trainer(maxRestarts=3)
+    before = status(None, settings=QUIET)
+    changed = job(before, failurePolicy={"hang": {"maxRestarts": 3, "timeout": "1h"}})
+    found = plan.plan(changed, Observed(children=(live(QUIET), pod())), NOW, QUIET)
+    assert (found.delete, found.status["attempt"]) == ((), 1)
+    assert get.mapping(found.apply[-1], "spec", "template") == live(QUIET)["spec"]["template"]
+
+
 # --- the pods
 
 

@@ -252,6 +252,8 @@ def _env(name: str, spec: TrainingJobSpec, attempt: int) -> list[Manifest]:
     }
     if supervised(spec):
         variables["CAPSTAN_METRICS_PORT"] = str(METRICS)
+        if spec.failure_policy.hang.timeout:
+            variables["CAPSTAN_HANG_TIMEOUT"] = spec.failure_policy.hang.timeout
     if spec.output:
         variables["CAPSTAN_OUTPUT_DIR"] = claims.place(spec.output.uri).folder
     if spec.checkpoint:

@@ -143,6 +143,33 @@ def test_a_job_that_cannot_start_in_time_fails_and_says_why(installed, kube: Kub
     assert "testium-9000" in condition(job, "Failed")["message"]
 
 
+def test_a_pod_of_a_dead_node_is_deleted_by_force(installed, kube: Kube, namespace: str) -> None:
+    """About 40 s: a node that has no kubelet, tainted as one whose kubelet is not heard of any more."""
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "capstan-test-dead"}}
+    taint = {"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"}
+    pod = {
+        "nodeName": "capstan-test-dead",
+        "terminationGracePeriodSeconds": 1,
+        "tolerations": [{**taint, "operator": "Exists", "tolerationSeconds": 0}],
+    }
+    kube.apply(node)
+    try:
+        kube.apply(
+            training_job(
+                installed, FOREVER, template={"spec": pod},
+                failurePolicy={"infrastructure": {"maxRestarts": 0}},
+            ),
+            namespace=namespace,
+        )  # fmt: skip
+        until(lambda: bool(kube.list("pods", namespace, "capstan.dev/name=job")), seconds=60)
+        kube.patch("node", "capstan-test-dead", {"spec": {"taints": [taint]}})
+        job = kube.wait("trainingjob", "job", namespace, finished)
+        assert job["status"]["failure"]["class"] == "infrastructure", job["status"]
+        until(lambda: not kube.list("pods", namespace, "capstan.dev/name=job"), seconds=90)
+    finally:
+        kube.delete("node", "capstan-test-dead")
+
+
 def test_another_controllers_job_is_left_alone_and_stays_so(installed, kube: Kube, namespace: str) -> None:
     """About 2 s: a job of ours that was made later is acted on first."""
     theirs = training_job(installed, PRINT_AND_STOP, managedBy="example.com/other")

@@ -83,6 +83,11 @@ class TrainingJobs(World):
         if pod := self.child(("Pod",), number):
             self.controllers.evict(pod)
 
+    @rule(number=numbers)
+    def a_node_dies(self, number: int) -> None:
+        if pod := self.child(("Pod",), number):
+            self.controllers.lose(pod)
+
     def settle(self, pod: Manifest) -> None:
         self.controllers.place(pod)
         again = self.cluster.get("Pod", pod["metadata"]["name"])
@@ -165,6 +170,8 @@ class TrainingJobs(World):
         jobs, services = self.managed("Job"), self.managed("Service")
         if owner is None:
             return f"{len(jobs + services)} children are left" if jobs or services else None
+        if any(is_deleted(pod) for pod in self.cluster.of("Pod")):
+            return "pods that are to go are still there"
         status = owner.get("status", {})
         if owner["spec"].get("suspend") and status.get("phase") == "Suspended":
             pods = [pod["metadata"]["name"] for pod in self.cluster.of("Pod") if not is_terminal(pod)]

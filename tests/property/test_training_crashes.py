@@ -92,6 +92,10 @@ def one_is_evicted(life: Life, pods: list[Manifest]) -> None:
     life.controllers.evict(pods[0])
 
 
+def its_node_dies(life: Life, pods: list[Manifest]) -> None:
+    life.controllers.lose(pods[0])
+
+
 def one_is_deleted(life: Life, pods: list[Manifest]) -> None:
     life.cluster.delete("Pod", pods[0]["metadata"]["name"])
 
@@ -118,6 +122,12 @@ def the_job_is_deleted(life: Life, pods: list[Manifest]) -> None:
 LIVES: dict[str, tuple[Happening, Manifest, tuple[str, int, dict[str, int] | None]]] = {
     "all is well": (all_end_well, {}, ("Succeeded", 1, None)),
     "evicted": (one_is_evicted, {}, ("Succeeded", 2, {"infrastructure": 1})),
+    "its node dies": (its_node_dies, {}, ("Succeeded", 2, {"infrastructure": 1})),
+    "its node dies, no budget": (
+        its_node_dies,
+        {"failurePolicy": {"infrastructure": {"maxRestarts": 0}}},
+        ("Failed", 1, None),
+    ),
     "deleted": (one_is_deleted, {}, ("Succeeded", 2, {"infrastructure": 1})),
     "killed": (one_ends("killed"), {}, ("Succeeded", 2, {"infrastructure": 1})),
     "no budget": (

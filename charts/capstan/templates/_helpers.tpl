@@ -71,7 +71,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name (.Chart.Version | replace "+" "_") 
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [list, watch, delete]  # delete: a server's pod whose copy of the model cannot be loaded
+  # delete: a server's pod whose copy of the model cannot be loaded, a job's pod whose node is dead
+  verbs: [list, watch, delete]
 - apiGroups: [""]
   resources: [events]
   verbs: [create, patch]

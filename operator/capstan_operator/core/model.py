@@ -16,13 +16,14 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ObjectRef:
-    """An object by name; with a uid, one incarnation of it."""
+    """An object by name; with a uid, one incarnation of it. `force`: deleted without waiting for its node."""
 
     api_version: str
     kind: str
     namespace: str
     name: str
     uid: str | None = None
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,8 +145,11 @@ class KubernetesApi:
         """See Api. None: it is gone. A Stale uid means that this incarnation is gone, too.
 
         In the foreground: a Job stays until its pods are gone, so that plans see those and can wait for them.
+        By force: a pod goes at once, whatever runs on its node.
         """
         options: Manifest = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Foreground"}
+        if ref.force:
+            options |= {"propagationPolicy": "Background", "gracePeriodSeconds": 0}
         if ref.uid:
             options["preconditions"] = {"uid": ref.uid}
         try:

@@ -44,6 +44,7 @@ class Controllers:
         self._cluster = cluster
         self._done: dict[str, set[int]] = {}
         self._failed: set[str] = set()
+        self._lost: set[str] = set()
 
     def look(self) -> None:
         """Everything once."""
@@ -143,7 +144,7 @@ class Controllers:
 
     def end(self, pod: Manifest, how: str) -> None:
         """A trainer's end: one of ENDS."""
-        if pod["status"]["phase"] == "Running":
+        if pod["status"]["phase"] == "Running" and pod["metadata"]["uid"] not in self._lost:
             code, reason, words = ENDS[how]
             ended = self._ended(code, reason, words, "Unknown")
             phase = "Failed" if code else "Succeeded"
@@ -156,9 +157,17 @@ class Controllers:
             self._status(pod, conditions=conditions)
             self._cluster.delete("Pod", pod["metadata"]["name"])
 
+    def lose(self, pod: Manifest) -> None:
+        """The node dies: the cluster gives it up, and the pod never ends by itself."""
+        if not is_terminal(pod) and "nodeName" in pod["spec"]:
+            self._lost.add(pod["metadata"]["uid"])
+            disrupted = {**self._condition("DisruptionTarget"), "reason": "DeletionByTaintManager"}
+            self._status(pod, conditions=[*pod["status"].get("conditions", ()), disrupted])
+            self._cluster.delete("Pod", pod["metadata"]["name"])
+
     def let_go(self, pod: Manifest) -> None:
         """End a pod whose deletion was asked for; the last look of its controller may be waited for."""
-        if not is_deleted(pod):
+        if not is_deleted(pod) or pod["metadata"]["uid"] in self._lost:
             return
         if not is_terminal(pod):
             if pod["status"]["phase"] == "Running":

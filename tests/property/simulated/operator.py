@@ -72,6 +72,8 @@ class Api:
         live = self._cluster.get(ref.kind, ref.name)
         if live is None or ref.uid not in (None, live["metadata"]["uid"]):
             return None
+        if ref.force:
+            return self._write("delete", live, lambda: self._cluster.end(live))
         return self._write("delete", live, lambda: self._cluster.delete(ref.kind, ref.name, foreground=True))
 
     async def put_status(self, resource: Resource, obj: Manifest, status: Manifest) -> Manifest:

@@ -91,6 +91,15 @@ async def test_delete_is_of_one_incarnation(cluster: Any, api: KubernetesApi) ->
     assert await api.delete(CONFIGMAPS, ObjectRef("v1", "ConfigMap", "ns", "a", "u")) is None
 
 
+async def test_delete_by_force_waits_for_no_node(cluster: Any, api: KubernetesApi) -> None:
+    made = cluster.put("configmaps", {"kind": "ConfigMap", "metadata": {"name": "a"}})
+    uid = made["metadata"]["uid"]
+    assert await api.delete(CONFIGMAPS, ObjectRef("v1", "ConfigMap", "ns", "a", uid, force=True)) is None
+    options = {key: cluster.bodies[-1][key] for key in ("propagationPolicy", "gracePeriodSeconds")}
+    assert options == {"propagationPolicy": "Background", "gracePeriodSeconds": 0}
+    assert cluster.bodies[-1]["preconditions"] == {"uid": uid}
+
+
 async def test_a_status_is_put_on_one_version_only(cluster: Any, api: KubernetesApi) -> None:
     old = cluster.put("widgets", {"kind": "Widget", "metadata": {"name": "w"}, "spec": {"a": 1}})
     new = await api.put_status(WIDGETS, old, {"phase": "Running"})

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Final
 
 from capstan_operator.core import get, labels, names, observed
 from capstan_operator.core.model import Manifest, ObjectRef, Observed
+from capstan_operator.core.policies.lost import PATIENCE
 from capstan_operator.core.training import children
-
-#: Seconds for which a dead node's pods of an earlier attempt are waited for once their grace is over.
-LEFT_BEHIND: Final = 30.0
 
 
 def job(resource: Manifest, seen: Observed, attempt: int) -> Manifest | None:
@@ -80,7 +77,7 @@ def left_behind(seen: Observed, now: datetime) -> float | None:
         if observed.terminal(pod):
             continue
         end = get.time(pod, "metadata", "deletionTimestamp")
-        left = (end + timedelta(seconds=LEFT_BEHIND) - now).total_seconds() if end else LEFT_BEHIND
+        left = (end + timedelta(seconds=PATIENCE) - now).total_seconds() if end else PATIENCE
         if left > 0:
             waits.append(left)
-    return max(1.0, min(*waits, LEFT_BEHIND)) if waits else None
+    return max(1.0, min(*waits, PATIENCE)) if waits else None

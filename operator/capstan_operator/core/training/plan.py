@@ -15,7 +15,7 @@ from capstan_operator.core import conditions, events, get, labels, observed, ori
 from capstan_operator.core import spec as specs
 from capstan_operator.core.model import Event, Manifest, ObjectRef, Observed, Plan, Settings
 from capstan_operator.core.policies import attempt as attempts
-from capstan_operator.core.policies import deadline, failure, pending, restart
+from capstan_operator.core.policies import deadline, failure, lost, pending, restart
 from capstan_operator.core.policies.failure import Failure
 from capstan_operator.core.policies.finding import Finding
 from capstan_operator.core.training import children, gang, status
@@ -34,6 +34,15 @@ def references(resource: Manifest) -> tuple[ObjectRef, ...]:
 
 def plan(resource: Manifest, seen: Observed, now: datetime, settings: Settings) -> Plan:
     """What should become of a TrainingJob now."""
+    result = _planned(resource, seen, now, settings)
+    if observed.deleted(resource):
+        return result
+    dead, look_again = lost.given_up(observed.of_kind(seen, "Pod"), now)
+    delete, requeue_after = (*result.delete, *dead), _sooner(result, look_again)
+    return replace(result, delete=delete, requeue_after=requeue_after)
+
+
+def _planned(resource: Manifest, seen: Observed, now: datetime, settings: Settings) -> Plan:
     old = get.mapping(resource, "status")
     manager = get.text(resource, "spec", "managedBy")
     if observed.deleted(resource) or manager not in ("", MANAGER):

@@ -6,6 +6,7 @@ itself: its share of a processor is part of every result, and compare.py marks w
 """
 
 import json
+import math
 import os
 import re
 import resource
@@ -156,7 +157,7 @@ def _family(pids: Sequence[int]) -> set[int]:
 def closed(request: Request, connections: int, seconds: int, pids: Sequence[int]) -> Result:
     """As many requests as so many connections can have answered, one at a time on each."""
     if request.is_grpc:
-        return _h2load(request, connections, seconds, pids)
+        return _h2load(request, connections, pids, [f"-D{seconds}"], (0, seconds))
     script = request.body.with_suffix(".lua")
     headers = "".join(f'wrk.headers["{name}"] = "{value}"\n' for name, value in request.headers.items())
     script.write_text(
@@ -178,30 +179,44 @@ def closed(request: Request, connections: int, seconds: int, pids: Sequence[int]
 
 
 def fixed(request: Request, rate: float, connections: int, seconds: int, pids: Sequence[int]) -> Result:
-    """So many requests a second, whatever the server does: each connection sends by the clock."""
-    return _h2load(request, connections, seconds, pids, ["--rps", f"{rate / connections:g}"])
+    """So many requests a second, whatever the server does: each connection sends by the clock.
+
+    The connections begin one after another within one period of that clock. Begun together, as h2load does by itself,
+    they would send a burst once a period, of which a server can answer in time only what it can do in that time.
+    """
+    period = connections / rate
+    step = max(1, int(1000 * period / connections))
+    at_once = max(1, round(step * rate / 1000))
+    each = math.ceil(seconds / period) + 1
+    options = ["-n", str(each * connections), "--rps", f"{1 / period:g}"]
+    options += ["-r", str(at_once), f"--rate-period={step}ms"]
+    return _h2load(request, connections, pids, options, (period, (each - 1) * period))
 
 
 def _h2load(
-    request: Request, connections: int, seconds: int, pids: Sequence[int], options: Sequence[str] = ()
+    request: Request, connections: int, pids: Sequence[int], options: Sequence[str], window: tuple[float, float]
 ) -> Result:
+    """The window of what counts: after so many seconds, for so many."""
     log = request.body.with_suffix(".log")
     log.unlink(missing_ok=True)
-    command = ["h2load", "-t1", f"-c{connections}", "-m1", f"-D{seconds}", "-d", str(request.body), *options]
+    command = ["h2load", "-t1", f"-c{connections}", "-m1", "-d", str(request.body), *options]
     command += ["-w24", "-W24"] if request.is_grpc else ["--h1"]
     for name, value in request.headers.items():
         command += ["-H", f"{name}: {value}"]
     output, server, generator = _run([*command, f"--log-file={log}", request.url], pids)
-    rows = [line.split() for line in log.read_text().splitlines()]
+    rows = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
+    cost = server / max(len(rows), 1) * 1e6
     data = int(re.search(r"\((\d+)\) data", output)[1])
     # A failed gRPC call is a status in a trailer, which h2load does not read: then there is no body.
     if request.is_grpc and data < 20 * len(rows):
         return Result(0, 0, 0, len(rows), 0, generator)
-    latencies = np.array([int(row[2]) for row in rows if row[1] == "200"] or [0])
-    good = sum(row[1] == "200" for row in rows)
-    cost = server / max(len(rows), 1) * 1e6
+    after, seconds = window
+    begin = min((started for started, *_ in rows), default=0) + after * 1e6
+    counted = [row for row in rows if begin <= row[0] < begin + seconds * 1e6]
+    latencies = np.array([latency for _, status, latency in counted if status == 200] or [0])
+    good = sum(status == 200 for _, status, _ in counted)
     p50, p99 = np.percentile(latencies, [50, 99])
-    return Result(good / seconds, float(p50), float(p99), len(rows) - good, cost, generator)
+    return Result(good / seconds, float(p50), float(p99), len(counted) - good, cost, generator)
 
 
 def _run(command: list[str], pids: Sequence[int]) -> tuple[str, float, float]:

@@ -13,6 +13,9 @@ FLOOR = 0.9
 CONNECTIONS = 128
 """Enough that waiting answers do not keep the generator from sending by the clock."""
 
+FULL = 16
+"""Connections that keep both workers busy with full batches, so that what is answered is all that can be."""
+
 CONFIG = f"""\
 max_batch_size: 8
 input {{ name: "x" data_type: TYPE_FP32 dims: [ 3, 64, 64 ] }}
@@ -31,9 +34,9 @@ def measure(case: servers.Case, seconds: int, rounds: int) -> list[str]:
     goodput, late = [], []
     with servers.ours(limited) as doors:
         door = doors[0]
-        load.closed(door.request, 8, seconds, door.pids)
+        load.closed(door.request, FULL, seconds, door.pids)
         for _ in range(rounds):
-            capacity = load.closed(door.request, 8, seconds, door.pids)
+            capacity = load.closed(door.request, FULL, seconds, door.pids)
             result = load.fixed(door.request, 2 * capacity.rate, CONNECTIONS, seconds, door.pids)
             goodput.append(result.rate / capacity.rate)
             late.append(result.p99)

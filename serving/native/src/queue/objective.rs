@@ -13,7 +13,7 @@ use super::{Job, MERGE_UP_TO, Queue};
 const BATCHES_WITHIN: u32 = 2;
 
 /// One part in so many of the objective is kept for what the queue does not see: the wire, and surprises.
-const HEADROOM: u32 = 10;
+const HEADROOM: u32 = 6;
 
 impl<J: Job> Queue<J> {
     /// How long a request that comes now may wait; `None` when it will not be answered in time.

@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from math import inf
 from pathlib import Path
 
 import floors
@@ -85,7 +86,8 @@ def table(title: str, found: dict[str, list[Result]]) -> None:
     print("|---|---|---|---|---|---|---|---|")
     for name, results in sorted(found.items(), key=lambda item: -median(item[1], lambda r: r.rate)):
         ours = found.get("capstan gRPC" if name.endswith("gRPC") else "capstan HTTP", results)
-        ratio = statistics.median(a.rate / max(b.rate, 1e-9) for a, b in zip(ours, results, strict=True))
+        pairs = floors.answered(ours, results)
+        ratio = statistics.median(a.rate / b.rate for a, b in pairs) if pairs else inf
         generator = max(result.generator for result in results)
         print(
             f"| {name} | {median(results, lambda r: r.rate):,.0f} | {ratio:.2f}"

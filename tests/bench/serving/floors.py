@@ -14,6 +14,11 @@ SHARED = "capstan HTTP, shared memory"
 ALONE = "bare ONNX Runtime, one thread"
 
 
+def answered(ours: list[Result], theirs: list[Result]) -> list[tuple[Result, Result]]:
+    """The rounds in which theirs has answered: one that refuses everything is no slower server."""
+    return [(mine, other) for mine, other in zip(ours, theirs, strict=False) if other.rate]
+
+
 @dataclass(frozen=True)
 class Floor:
     """A row: what is divided by what or, for latencies, taken from it; what it must and should be."""
@@ -28,14 +33,14 @@ class Floor:
     is_latency: bool = False
 
     def measured(self, results: Results) -> float | None:
-        """The median of the rounds; None when it was not measured."""
+        """The median of the rounds; None when it was not measured, or theirs answered nothing rightly."""
         found = results.get((self.model, self.load), {})
-        if not (found.get(self.ours) and found.get(self.theirs)):
+        pairs = answered(found.get(self.ours, []), found.get(self.theirs, []))
+        if not pairs:
             return None
-        pairs = zip(found[self.ours], found[self.theirs], strict=True)
         if self.is_latency:
             return statistics.median(ours.p50 - theirs.p50 for ours, theirs in pairs)
-        return statistics.median(ours.rate / max(theirs.rate, 1e-9) for ours, theirs in pairs)
+        return statistics.median(ours.rate / theirs.rate for ours, theirs in pairs)
 
     def row(self, results: Results) -> str:
         """As Markdown."""
@@ -78,9 +83,11 @@ def slower(results: Results) -> list[str]:
             ours = servers.get(GRPC if name.endswith("gRPC") else HTTP)
             if not ours or "capstan" in name or "bare" in name or "asyncio" in name or "grpc.aio" in name:
                 continue
-            pairs = list(zip(ours, theirs, strict=True))
-            rate = statistics.median(a.rate / max(b.rate, 1e-9) for a, b in pairs)
-            p99 = statistics.median(a.p99 / max(b.p99, 1e-9) for a, b in pairs if b.rate)
+            pairs = answered(ours, theirs)
+            if not pairs:
+                continue
+            rate = statistics.median(a.rate / b.rate for a, b in pairs)
+            p99 = statistics.median(a.p99 / max(b.p99, 1e-9) for a, b in pairs)
             if rate < 0.98 or p99 > 1.02:
                 found.append(f"{model}, {load}: {name}: {rate:.2f} of its rate, {p99:.2f} of its p99")
     return found

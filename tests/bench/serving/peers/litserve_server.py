@@ -14,7 +14,7 @@ FILE, PORT = sys.argv[1], int(sys.argv[2])
 
 
 class Api(litserve.LitAPI):
-    """One request after another in each of the workers: batching made every one of these models slower."""
+    """One request after another in each of the workers, without LitServe's batching."""
 
     def setup(self, device: str) -> None:
         options = ort.SessionOptions()

@@ -238,6 +238,7 @@ def situations(draw: st.DrawFn) -> tuple[Manifest, Observed]:
                     {"infrastructure": st.integers(0, 3)}, optional={"outOfMemory": st.integers(1, 2)}
                 ),
                 "checkpoint": st.fixed_dictionaries({"step": st.integers(0, 9), "time": st.just(AT)}),
+                "failedNodes": st.dictionaries(st.sampled_from(["a", "b"]), st.integers(1, 3)),
                 "startTime": times,
                 "startingSince": times,
                 "pausedSince": times,

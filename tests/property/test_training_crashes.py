@@ -19,7 +19,7 @@ from tests.property.simulated.world import ROUNDS
 from tests.property.test_training_converges import BLAMED, NAME, TrainingJobs
 
 #: What is the same however often the operator has died. Which words a pod still had to say is not.
-TOLD = ("phase", "attempt", "restarts", "restartsCountTowardsMax", "output")
+TOLD = ("phase", "attempt", "restarts", "restartsCountTowardsMax", "failedNodes", "output")
 
 
 class Life(TrainingJobs):

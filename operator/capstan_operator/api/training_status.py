@@ -137,6 +137,14 @@ class TrainingJobStatus(Model):
     failure: Failure | None = Field(
         None, description="The first pod that failed, in the last attempt that did."
     )
+    failed_nodes: dict[Annotated[str, Field(max_length=253)], int] | None = Field(
+        None,
+        description=(
+            "How many attempts have failed on each node by what may be the node's fault. One with two or more"
+            " is avoided by the attempts that follow."
+        ),
+        max_length=16,
+    )
     output: OutputStatus | None = Field(None, description="The model, once the job has succeeded.")
     start_time: Time | None = Field(None, description="When the job was first acted on.")
     starting_since: Time | None = Field(

@@ -573,6 +573,27 @@ def test_another_controllers_job_is_left_alone() -> None:
     assert training(managedBy="capstan.dev/operator").step().apply
 
 
+def test_a_node_where_two_attempts_failed_is_avoided_by_the_third() -> None:
+    world = training()
+    world.step()
+    for attempt in (1, 2):
+        job = world.children["Job", f"digits-worker-{attempt}"]
+        assert "hostname" not in str(job)
+        world.run(job, 2)
+        pod = world.children["Pod", f"digits-worker-{attempt}-1"]
+        pod["metadata"] |= {"deletionTimestamp": world.now.isoformat()}
+        taint = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
+        pod["status"]["conditions"] = [{**taint, "lastTransitionTime": world.now.isoformat()}]
+        world.step()
+        assert world.status["failedNodes"] == {"n": attempt}
+        world.pods_end()
+        world.step()
+    pod = world.children["Job", "digits-worker-3"]["spec"]["template"]["spec"]
+    required = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    expected = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["n"]}
+    assert required == {"nodeSelectorTerms": [{"matchExpressions": [expected]}]}
+
+
 def test_other_budgets_end_no_attempt() -> None:
     world = training()
     world.step()

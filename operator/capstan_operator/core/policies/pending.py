@@ -71,6 +71,8 @@ class Asked:
     """What the resource asked for that sentences mention."""
 
     accelerator: str | None = None
+    #: Nodes that it is kept away from, as attempts failed there.
+    avoided: tuple[str, ...] = ()
 
 
 def why(pods: Sequence[Manifest], asked: Asked) -> Finding:
@@ -218,6 +220,8 @@ def _unschedulable(pod: Manifest, asked: Asked) -> Finding | None:
         hint = "Correct the node affinity in spec.template, or label a node so."
     elif "untolerated taint" in detail:
         hint = "Add a toleration in spec.template.spec.tolerations, or wait until the nodes are free of it."
+    if asked.avoided:
+        hint += f" Nodes where attempts failed are avoided: {', '.join(asked.avoided)}."
     return Finding(UNSCHEDULABLE, f"No node can take the pod {get.name(pod)}: {detail.rstrip('.')}. {hint}")
 
 

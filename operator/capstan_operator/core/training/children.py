@@ -21,6 +21,7 @@ from capstan_operator.core import (
 from capstan_operator.core.frameworks import FRAMEWORKS
 from capstan_operator.core.frameworks.shape import Shape, index_variable
 from capstan_operator.core.model import Manifest, Settings
+from capstan_operator.core.policies import nodes
 from capstan_operator.core.policies.failure import OUT_OF_MEMORY
 from capstan_operator.core.training import reporting
 
@@ -170,7 +171,8 @@ def _template(
         "containers": [_trainer(resource, spec, job_name, attempt, settings)],
         "volumes": volumes,
     }
-    affinity = accelerators.affinity(spec.accelerator, spec.framework)
+    avoided = nodes.avoided(get.mapping(resource, "status"))
+    affinity = nodes.avoiding(accelerators.affinity(spec.accelerator, spec.framework), avoided)
     if affinity:
         pod["affinity"] = affinity
     before = fetch.data_containers(data, settings)

@@ -15,7 +15,7 @@ from capstan_operator.core import conditions, events, get, labels, observed, ori
 from capstan_operator.core import spec as specs
 from capstan_operator.core.model import Event, Manifest, ObjectRef, Observed, Plan, Settings
 from capstan_operator.core.policies import attempt as attempts
-from capstan_operator.core.policies import deadline, failure, lost, pending, restart
+from capstan_operator.core.policies import deadline, failure, lost, nodes, pending, restart
 from capstan_operator.core.policies.failure import Failure
 from capstan_operator.core.policies.finding import Finding
 from capstan_operator.core.training import children, gang, status
@@ -134,7 +134,8 @@ def _why(facts: status.Facts) -> tuple[Finding, float | None]:
             return refused, None
         left = max(1.0, pending.silence_left(facts.job, facts.now))
         return Finding(pending.PODS_PENDING, "The job's pods are being made."), left
-    asked = pending.Asked(facts.spec.accelerator.type if facts.spec.accelerator else None)
+    avoided = nodes.avoided(get.mapping(facts.resource, "status"))
+    asked = pending.Asked(facts.spec.accelerator.type if facts.spec.accelerator else None, tuple(avoided))
     return pending.why(facts.pods, asked), None
 
 
@@ -156,6 +157,8 @@ def _failed(facts: status.Facts, why: Failure, service: Manifest, seen: Observed
         RESTARTING, f"Attempt {facts.attempt} failed ({why.reason}) and is tried again: {why.message}"
     )
     update = restart.charged(old, why) | {"failure": status.failure_of(facts, why)}
+    if failed := nodes.counted(old, why):
+        update["failedNodes"] = failed
     return _next_attempt(facts, reason, service, seen, update)
 
 

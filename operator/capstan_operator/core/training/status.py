@@ -24,7 +24,7 @@ SUPERVISED: Final = "Supervised"
 #: kstatus: it will not become ready by itself.
 STALLED: Final = "Stalled"
 #: What outlives a pass: it was decided before, or the program has told it.
-_KEPT: Final = ("restarts", "restartsCountTowardsMax", "failure", "progress", "checkpoint")
+_KEPT: Final = ("restarts", "restartsCountTowardsMax", "failure", "failedNodes", "progress", "checkpoint")
 
 
 @dataclass(frozen=True, slots=True)

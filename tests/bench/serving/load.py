@@ -194,7 +194,11 @@ def fixed(request: Request, rate: float, connections: int, seconds: int, pids: S
 
 
 def _h2load(
-    request: Request, connections: int, pids: Sequence[int], options: Sequence[str], window: tuple[float, float]
+    request: Request,
+    connections: int,
+    pids: Sequence[int],
+    options: Sequence[str],
+    window: tuple[float, float],
 ) -> Result:
     """The window of what counts: after so many seconds, for so many."""
     log = request.body.with_suffix(".log")

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 from capstan_agent.cgroup import Cgroup
+from capstan_agent.logbook import Logbook
 from capstan_agent.tail import Tail
 
 _LABELS = {"job_name": "CAPSTAN_JOB_NAME", "attempt": "CAPSTAN_ATTEMPT", "replica": "CAPSTAN_REPLICA_INDEX"}
@@ -25,10 +26,11 @@ _REQUEST = 16 * 1024
 class Program(Tail):
     """The program's output as it passes by, counted, and whether it runs."""
 
-    __slots__ = ("bytes", "last_output", "lines", "running", "started")
+    __slots__ = ("_kept_by", "bytes", "last_output", "lines", "running", "started")
 
-    def __init__(self) -> None:
+    def __init__(self, kept_by: Logbook | None = None) -> None:
         super().__init__()
+        self._kept_by = kept_by
         self.lines = self.bytes = 0
         self.running = False
         self.started = self.last_output = time.time()
@@ -38,6 +40,8 @@ class Program(Tail):
         self.lines += data.count(b"\n")
         self.bytes += len(data)
         self.last_output = time.time()
+        if self._kept_by:
+            self._kept_by.append(data)
         super().append(data)
 
 

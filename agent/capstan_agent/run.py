@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capstan_agent import channel, checkpoints, durations, hang, keeper, metrics, outcome, termination
+from capstan_agent import (
+    channel,
+    checkpoints,
+    durations,
+    hang,
+    keeper,
+    logbook,
+    metrics,
+    outcome,
+    termination,
+)
 from capstan_agent.cgroup import Cgroup
 from capstan_agent.digest import file_digest
 from capstan_agent.keeper import Saved
@@ -18,7 +28,7 @@ from capstan_agent.termination import Output, Termination
 if TYPE_CHECKING:
     from capstan_agent.reporter import Reporter
 
-#: Seconds that the last report may take once the program has ended.
+#: Seconds that each of the last things may take once the program has ended.
 _LAST_WORD = 3.0
 #: What users' programs import, beside the interpreter in the runner's folder, or where this file is.
 _PYTHON = "python"
@@ -32,7 +42,8 @@ def run(
     `output` is looked at in replica 0 only, so that every replica can be given the same command line.
     `metrics_port` is where /metrics is served; 0: nowhere.
     """
-    supervisor, program, cgroup = Supervisor(grace, _hang_timeout()), metrics.Program(), Cgroup()
+    log = logbook.logbook(os.environ)
+    supervisor, program, cgroup = Supervisor(grace, _hang_timeout()), metrics.Program(log), Cgroup()
     telling = _Telling()
     said = channel.opened(telling.heard)
     keeping: keeper.Keeper | None = None
@@ -49,12 +60,14 @@ def run(
                 termination.write(result, message)
                 return result.exit_code
             environment |= {checkpoints.RESUME: str(found.path)} if found else {}
-        if keeping := keeper.keeper(environment, broken, telling.heard):
-            keeping.start()
+        keeping = keeper.keeper(environment, broken, telling.heard)
     if said or folder:
         environment["PYTHONPATH"] = _python_path()
     if hang.VARIABLE in environment:
         environment.setdefault(hang.FAULTHANDLER, "1")
+    helpers = [helper for helper in (keeping, log) if helper]
+    for helper in helpers:
+        helper.start()
     program.running = True
     try:
         end = supervisor.run(command, environment, program, said)
@@ -63,9 +76,9 @@ def run(
         print(f"capstan: {result.message}", file=sys.stderr)
     else:
         program.running = False
-        if keeping:
-            keeping.finish(_LAST_WORD)
-        telling.finish()
+        for helper in helpers:
+            helper.finish(_LAST_WORD)
+        telling.finish(_LAST_WORD)
         killed = (cgroup.oom_kills() or 0) - (before or 0)
         result = outcome.ended(end, killed, program.text())
         if result.exit_class == "ok" and output and os.environ.get("CAPSTAN_REPLICA_INDEX", "0") == "0":
@@ -94,10 +107,10 @@ class _Telling:
             if self._reporter is not None:
                 self._reporter.note(news)
 
-    def finish(self) -> None:
+    def finish(self, patience: float) -> None:
         """There is no more."""
         if self._reporter is not None:
-            self._reporter.finish(_LAST_WORD)
+            self._reporter.finish(patience)
 
 
 def _hang_timeout() -> float | None:

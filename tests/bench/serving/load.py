@@ -181,8 +181,9 @@ def closed(request: Request, connections: int, seconds: int, pids: Sequence[int]
 def fixed(request: Request, rate: float, connections: int, seconds: int, pids: Sequence[int]) -> Result:
     """So many requests a second, whatever the server does: each connection sends by the clock.
 
-    The connections begin one after another within one period of that clock. Begun together, as h2load does by itself,
-    they would send a burst once a period, of which a server can answer in time only what it can do in that time.
+    The connections begin one after another within one period of that clock. Begun together, as h2load does
+    by itself, they would send a burst once a period, of which a server can answer in time only what it can
+    do in that time.
     """
     period = connections / rate
     step = max(1, int(1000 * period / connections))

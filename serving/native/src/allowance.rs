@@ -10,7 +10,8 @@ use crate::error::{Failure, Result};
 /// The first bytes of a request are free: probes are answered however much the others hold.
 const FREE: usize = 4096;
 
-/// Bytes that the bodies of all requests may have together, from their arrival to their execution.
+/// Bytes that all requests may have together, from their arrival to their execution: as they came, and what they
+/// become where that is more.
 #[derive(Debug)]
 pub struct Allowance {
     limit: usize,
@@ -23,6 +24,13 @@ impl Allowance {
             limit,
             taken: AtomicUsize::new(0),
         })
+    }
+
+    /// A share that has these bytes already: for memory that is about to be filled.
+    pub fn reserve(self: &Arc<Self>, bytes: usize) -> Result<Share> {
+        let mut share = self.share();
+        share.take(bytes)?;
+        Ok(share)
     }
 
     /// A request's share: nothing yet.
@@ -63,6 +71,15 @@ impl Share {
                 ))
             })?;
         self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Give a buffer, whose memory this share has, room for as many bytes again as it has, but no more than
+    /// `limit` in all, which is beyond what it has.
+    pub fn grow(&mut self, buffer: &mut Vec<u8>, least: usize, limit: usize) -> Result<()> {
+        let more = buffer.capacity().max(least).min(limit - buffer.len());
+        self.take(more)?;
+        buffer.reserve_exact(more);
         Ok(())
     }
 

@@ -5,11 +5,14 @@
 
 use std::io::{Read, Write};
 
-use bytes::Bytes;
+use bytes::buf::Reader;
+use bytes::{Buf, Bytes};
 use flate2::Compression;
-use flate2::read::{MultiGzDecoder, ZlibDecoder};
+use flate2::bufread::{MultiGzDecoder, ZlibDecoder};
 use flate2::write::{GzEncoder, ZlibEncoder};
 
+use crate::allowance::Share;
+use crate::aside::{LARGE, aside};
 use crate::body;
 use crate::error::{Failure, Result};
 
@@ -19,8 +22,8 @@ pub const KNOWN: &str = "gzip, deflate";
 /// Replies below this size are sent as they are: compressing them costs more than it saves.
 pub const WORTHWHILE: usize = 1024;
 
-/// From this size on (compressed or not) it is done on a thread of its own.
-const ASIDE: usize = 16 * 1024;
+/// Room for what is decompressed, to begin with.
+const LEAST: usize = 4096;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
@@ -74,20 +77,11 @@ impl Encoding {
         best
     }
 
-    pub fn decompress(self, compressed: &[u8], limit: usize) -> Result<Bytes> {
-        match self {
-            Self::Gzip => read(MultiGzDecoder::new(compressed), limit),
-            Self::Deflate => {
-                let mut decoder = ZlibDecoder::new(compressed);
-                let data = read(&mut decoder, limit)?;
-                if decoder.total_in() != compressed.len() as u64 {
-                    return Err(Failure::invalid(
-                        "the compressed body goes on after its own end",
-                    ));
-                }
-                Ok(data)
-            }
-        }
+    /// What was compressed, of which the share has the memory.
+    pub fn decompress(self, compressed: Bytes, limit: usize, share: Share) -> Result<Bytes> {
+        let mut unpacking = Unpacking::new(self, compressed, limit, share);
+        unpacking.run(usize::MAX)?;
+        unpacking.finish()
     }
 
     /// Fast rather than small: the other end waits.
@@ -113,37 +107,99 @@ impl Encoding {
     }
 }
 
-/// Do work on `size` bytes, where it holds up no other request when it is much.
-pub async fn aside<T: Send + 'static>(
-    size: usize,
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    if size < ASIDE {
-        return work();
+/// Decompress, aside when it turns out to be much: a few bytes can become as many as are allowed.
+pub async fn decompress(
+    encoding: Encoding,
+    compressed: Bytes,
+    limit: usize,
+    share: Share,
+) -> Result<Bytes> {
+    let mut unpacking = Unpacking::new(encoding, compressed, limit, share);
+    if unpacking.run(LARGE)? {
+        return unpacking.finish();
     }
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| Failure::internal(error.to_string()))?
+    aside(LARGE, move || {
+        unpacking.run(usize::MAX)?;
+        unpacking.finish()
+    })
+    .await
 }
 
-fn read(decoder: impl Read, limit: usize) -> Result<Bytes> {
-    let mut data = Vec::new();
-    // One byte more than is allowed tells a body that is too large from one that is just large enough.
-    decoder
-        .take(limit as u64 + 1)
-        .read_to_end(&mut data)
-        .map_err(|error| Failure::invalid(format!("the body cannot be decompressed: {error}")))?;
-    if data.len() > limit {
-        return Err(body::too_large(data.len() as u64, limit));
+enum Decoder {
+    Gzip(MultiGzDecoder<Reader<Bytes>>),
+    Deflate(ZlibDecoder<Reader<Bytes>>),
+}
+
+/// A body that is being decompressed. Its memory is taken before it is filled.
+struct Unpacking {
+    decoder: Decoder,
+    compressed: u64,
+    data: Vec<u8>,
+    limit: usize,
+    share: Share,
+}
+
+impl Unpacking {
+    fn new(encoding: Encoding, compressed: Bytes, limit: usize, share: Share) -> Self {
+        Self {
+            compressed: compressed.len() as u64,
+            decoder: match encoding {
+                Encoding::Gzip => Decoder::Gzip(MultiGzDecoder::new(compressed.reader())),
+                Encoding::Deflate => Decoder::Deflate(ZlibDecoder::new(compressed.reader())),
+            },
+            data: Vec::new(),
+            limit,
+            share,
+        }
     }
-    Ok(Bytes::from(data))
+
+    /// Go on until there are so many bytes, or all. Whether it is all.
+    fn run(&mut self, until: usize) -> Result<bool> {
+        while self.data.len() < until {
+            if self.data.len() > self.limit {
+                return Err(body::too_large(self.data.len() as u64, self.limit));
+            }
+            // One byte more than is allowed tells a body that is too large from one that is just large enough.
+            let most = self.limit.saturating_add(1);
+            if self.data.len() == self.data.capacity() {
+                self.share.grow(&mut self.data, LEAST, most)?;
+            }
+            let room = self.data.capacity().min(most) - self.data.len();
+            let read = match &mut self.decoder {
+                Decoder::Gzip(decoder) => decoder.take(room as u64).read_to_end(&mut self.data),
+                Decoder::Deflate(decoder) => decoder.take(room as u64).read_to_end(&mut self.data),
+            };
+            let read = read.map_err(|error| {
+                Failure::invalid(format!("the body cannot be decompressed: {error}"))
+            })?;
+            if read < room {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn finish(self) -> Result<Bytes> {
+        match self.decoder {
+            Decoder::Deflate(decoder) if decoder.total_in() != self.compressed => Err(
+                Failure::invalid("the compressed body goes on after its own end"),
+            ),
+            _ => Ok(self.share.pay(Bytes::from(self.data))),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::allowance::Allowance;
     use crate::error::Code;
     use proptest::prelude::*;
+
+    fn unpacked(encoding: Encoding, data: &[u8], limit: usize) -> Result<Bytes> {
+        let share = Allowance::new(usize::MAX).share();
+        encoding.decompress(Bytes::copy_from_slice(data), limit, share)
+    }
 
     const BOTH: [Encoding; 2] = [Encoding::Gzip, Encoding::Deflate];
 
@@ -153,9 +209,58 @@ mod tests {
         for encoding in BOTH {
             let bomb = encoding.compress([&zeros]).unwrap();
             assert!(bomb.len() < 20_000);
-            let failure = encoding.decompress(&bomb, 1000).unwrap_err();
+            let failure = unpacked(encoding, &bomb, 1000).unwrap_err();
             assert_eq!(failure.code, Code::TooLarge);
-            assert_eq!(encoding.decompress(&bomb, 1 << 20).unwrap(), zeros);
+            assert_eq!(unpacked(encoding, &bomb, 1 << 20).unwrap(), zeros);
+        }
+    }
+
+    /// What is packed in few bytes is long work, too, when it is much.
+    #[test]
+    fn much_is_decompressed_aside() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (busy, until) = std::sync::mpsc::channel::<()>();
+            let thread = tokio::task::spawn_blocking(move || until.recv());
+            for (size, inline) in [(LARGE / 2, true), (1 << 20, false)] {
+                let packed = Encoding::Gzip
+                    .compress([&Bytes::from(vec![0; size])])
+                    .unwrap();
+                assert!(packed.len() < LARGE / 8);
+                let share = Allowance::new(usize::MAX).share();
+                tokio::select! {
+                    biased;
+                    done = decompress(Encoding::Gzip, packed, 1 << 20, share) => {
+                        assert_eq!(done.unwrap().len(), size);
+                        assert!(inline);
+                    }
+                    () = std::future::ready(()) => assert!(!inline),
+                }
+            }
+            drop(busy);
+            assert!(thread.await.unwrap().is_err());
+        });
+    }
+
+    #[test]
+    fn a_bomb_has_to_find_room() {
+        let zeros = Bytes::from(vec![0; 1 << 20]);
+        for encoding in BOTH {
+            let bomb = encoding.compress([&zeros]).unwrap();
+            let allowance = Allowance::new(1 << 19);
+            let failure = encoding.decompress(bomb.clone(), 1 << 20, allowance.share());
+            assert_eq!(failure.unwrap_err().code, Code::Unavailable);
+            assert!(allowance.reserve(1 << 19).is_ok(), "it is given back");
+            let allowance = Allowance::new(1 << 21);
+            let data = encoding
+                .decompress(bomb, 1 << 20, allowance.share())
+                .unwrap();
+            assert!(allowance.reserve(1 << 21).is_err(), "it is held");
+            drop(data);
+            assert!(allowance.reserve(1 << 21).is_ok());
         }
     }
 
@@ -163,13 +268,9 @@ mod tests {
     fn broken_streams_are_refused() {
         for encoding in BOTH {
             let whole = encoding.compress([&Bytes::from_static(b"hello")]).unwrap();
-            assert!(encoding.decompress(&whole[..whole.len() - 1], 99).is_err());
-            assert!(
-                encoding
-                    .decompress(&[&whole, &b"x"[..]].concat(), 99)
-                    .is_err()
-            );
-            assert!(encoding.decompress(b"", 99).is_err());
+            assert!(unpacked(encoding, &whole[..whole.len() - 1], 99).is_err());
+            assert!(unpacked(encoding, &[&whole, &b"x"[..]].concat(), 99).is_err());
+            assert!(unpacked(encoding, b"", 99).is_err());
         }
     }
 
@@ -196,7 +297,7 @@ mod tests {
             let parts: Vec<Bytes> = parts.into_iter().map(Bytes::from).collect();
             for encoding in BOTH {
                 let compressed = encoding.compress(&parts).unwrap();
-                prop_assert_eq!(encoding.decompress(&compressed, 2500).unwrap(), parts.concat());
+                prop_assert_eq!(unpacked(encoding, &compressed, 2500).unwrap(), parts.concat());
             }
         }
 
@@ -209,7 +310,7 @@ mod tests {
             // With a valid head the decoder gets to look at the rest.
             data.splice(..0, [&b""[..], b"\x1f\x8b\x08\0\0\0\0\0\0\xff", b"\x78\x9c"][head].iter().copied());
             for encoding in BOTH {
-                if let Ok(decompressed) = encoding.decompress(&data, limit) {
+                if let Ok(decompressed) = unpacked(encoding, &data, limit) {
                     prop_assert!(decompressed.len() <= limit);
                 }
             }

@@ -2,17 +2,24 @@
 //! bytes and back.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::de::{DeserializeSeed, SeqAccess, Visitor};
 
+use crate::allowance::Allowance;
 use crate::datatype::Datatype;
 use crate::error::{Failure, Result};
 use crate::signature::TensorSpec;
 use crate::tensor::{Buffer, Tensor, bytes_elements};
 
 /// Read an input's `data`, which must hold exactly `count` elements.
-pub fn parse(json: &str, spec: &TensorSpec, count: usize) -> Result<Bytes> {
+pub fn parse(
+    json: &str,
+    spec: &TensorSpec,
+    count: usize,
+    allowance: &Arc<Allowance>,
+) -> Result<Bytes> {
     let name = &spec.name;
     if !spec.datatype.in_json() {
         return Err(Failure::invalid(format!(
@@ -26,10 +33,18 @@ pub fn parse(json: &str, spec: &TensorSpec, count: usize) -> Result<Bytes> {
             "input '{name}' has fewer elements than the {count} of its shape"
         )));
     }
+    let size = count * spec.datatype.size().unwrap_or(4);
+    // Strings are no longer than their text; those with escapes the parser collects in memory of its own.
+    let strings = match spec.datatype {
+        Datatype::Bytes if json.contains('\\') => 2 * json.len(),
+        Datatype::Bytes => json.len(),
+        _ => 0,
+    };
+    let share = allowance.reserve(size + strings)?;
     let mut sink = Sink {
         datatype: spec.datatype,
-        bytes: Buffer::new(count * spec.datatype.size().unwrap_or(0), 0),
-        strings: Vec::new(),
+        bytes: Buffer::new(if strings > 0 { 0 } else { size }, 0),
+        strings: Vec::with_capacity(if strings > 0 { size + json.len() } else { 0 }),
         left: count,
     };
     let mut reader = serde_json::Deserializer::from_str(json);
@@ -42,10 +57,10 @@ pub fn parse(json: &str, spec: &TensorSpec, count: usize) -> Result<Bytes> {
             count - sink.left
         )));
     }
-    Ok(match spec.datatype {
+    Ok(share.pay(match spec.datatype {
         Datatype::Bytes => Bytes::from(sink.strings),
         _ => sink.bytes.freeze(),
-    })
+    }))
 }
 
 struct Sink {
@@ -259,6 +274,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn unlimited() -> Arc<Allowance> {
+        Allowance::new(usize::MAX)
+    }
+
     fn spec(datatype: Datatype) -> TensorSpec {
         TensorSpec {
             name: "x".into(),
@@ -280,7 +299,7 @@ mod tests {
 
     #[test]
     fn nesting_is_flattened() {
-        let data = parse("[[1, 2], [3, 4]]", &spec(Datatype::Int16), 4).unwrap();
+        let data = parse("[[1, 2], [3, 4]]", &spec(Datatype::Int16), 4, &unlimited()).unwrap();
         assert_eq!(&data[..], b"\x01\0\x02\0\x03\0\x04\0");
     }
 
@@ -304,7 +323,7 @@ mod tests {
             (Datatype::Fp32, "[1]", usize::MAX / 8),
             (Datatype::Fp32, "{}", 1),
         ] {
-            let failure = parse(json, &spec(datatype), count).unwrap_err();
+            let failure = parse(json, &spec(datatype), count, &unlimited()).unwrap_err();
             assert!(failure.message.contains("'x'"), "{failure}");
         }
     }
@@ -326,7 +345,7 @@ mod tests {
         fn numbers_round_trip(numbers in prop::collection::vec(any::<f32>().prop_filter("finite", |n| n.is_finite()), 1..20)) {
             let data: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
             let json = rendered(Bytes::from(data.clone()), Datatype::Fp32).unwrap();
-            let back = parse(&json, &spec(Datatype::Fp32), numbers.len()).unwrap();
+            let back = parse(&json, &spec(Datatype::Fp32), numbers.len(), &unlimited()).unwrap();
             prop_assert_eq!(&back[..], &data[..]);
         }
 
@@ -334,14 +353,14 @@ mod tests {
         fn integers_round_trip(numbers in prop::collection::vec(any::<i64>(), 1..20)) {
             let data: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
             let json = rendered(Bytes::from(data.clone()), Datatype::Int64).unwrap();
-            let back = parse(&json, &spec(Datatype::Int64), numbers.len()).unwrap();
+            let back = parse(&json, &spec(Datatype::Int64), numbers.len(), &unlimited()).unwrap();
             prop_assert_eq!(&back[..], &data[..]);
         }
 
         #[test]
         fn strings_round_trip(words in prop::collection::vec(".*", 1..8)) {
             let json = serde_json::to_string(&words).unwrap();
-            let data = parse(&json, &spec(Datatype::Bytes), words.len()).unwrap();
+            let data = parse(&json, &spec(Datatype::Bytes), words.len(), &unlimited()).unwrap();
             prop_assert_eq!(rendered(data, Datatype::Bytes).unwrap(), json);
         }
     }

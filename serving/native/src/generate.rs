@@ -2,22 +2,30 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
+use crate::allowance::Allowance;
+use crate::bounds;
 use crate::elements;
 use crate::error::{Failure, Result};
 use crate::json;
 use crate::reply::Output;
 use crate::request::{InferRequest, Outputs, Parameters};
+use crate::scalar::Scalar;
 use crate::signature::{Inputs, Signature, TensorSpec};
 use crate::tensor::elements as count_of;
 
 type Members<'a> = HashMap<Cow<'a, str>, &'a RawValue>;
 
 /// Read a request. A member that is no input is a parameter; those of the member `parameters` lie beside it.
-pub fn parse(body: &[u8], signature: &Signature) -> Result<InferRequest> {
+pub fn parse(
+    body: &[u8],
+    signature: &Signature,
+    allowance: &Arc<Allowance>,
+) -> Result<InferRequest> {
     json::check_depth(body)?;
     let mut inputs = Inputs::new(signature);
     let mut parameters = Parameters::default();
@@ -34,7 +42,7 @@ pub fn parse(body: &[u8], signature: &Signature) -> Result<InferRequest> {
             let json = value.get();
             let shape = shape(spec, length(json)?)?;
             inputs.put(&name, spec.datatype.name(), shape, |spec, count| {
-                elements::parse(json, spec, count)
+                elements::parse(json, spec, count, allowance)
             })?;
         } else if name == "id" {
             id = serde_json::from_str(value.get())
@@ -58,11 +66,13 @@ fn is_input(name: &str, signature: &Signature) -> bool {
 }
 
 fn members(json: &[u8]) -> Result<Members<'_>> {
-    serde_json::from_slice(json)
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    bounds::few_named(&mut reader)
+        .and_then(|members| reader.end().map(|()| members))
         .map_err(|error| Failure::invalid(format!("failed to parse the request JSON: {error}")))
 }
 
-fn scalar(value: &RawValue) -> Result<serde_json::Value> {
+fn scalar(value: &RawValue) -> Result<Scalar> {
     serde_json::from_str(value.get())
         .map_err(|error| Failure::invalid(format!("failed to parse the request JSON: {error}")))
 }
@@ -150,6 +160,10 @@ mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;
 
+    fn unlimited() -> Arc<Allowance> {
+        Allowance::new(usize::MAX)
+    }
+
     fn spec(name: &str, datatype: Datatype, shape: &[i64]) -> TensorSpec {
         TensorSpec {
             name: name.into(),
@@ -176,7 +190,7 @@ mod tests {
     fn members_are_inputs_or_parameters() {
         let body =
             br#"{"id":"7","text":"hi","parameters":{"n":[1,2],"timeout":5},"temperature":0.5}"#;
-        let request = parse(body, &signature()).unwrap();
+        let request = parse(body, &signature(), &unlimited()).unwrap();
         assert_eq!(request.id, "7");
         assert_eq!(request.inputs[0].shape, [1, 1]);
         assert_eq!(&request.inputs[0].data[..], b"\x02\0\0\0hi");
@@ -197,7 +211,7 @@ mod tests {
             ("[]", "parse"),
             ("", "parse"),
         ] {
-            let failure = parse(body.as_bytes(), &signature()).unwrap_err();
+            let failure = parse(body.as_bytes(), &signature(), &unlimited()).unwrap_err();
             assert!(failure.message.contains(want), "{body}: {failure}");
         }
     }
@@ -244,12 +258,12 @@ mod tests {
     proptest! {
         #[test]
         fn no_body_panics(body in prop::collection::vec(any::<u8>(), 0..100)) {
-            let _ = parse(&body, &signature());
+            let _ = parse(&body, &signature(), &unlimited());
         }
 
         #[test]
         fn no_value_panics(value in ".{0,30}") {
-            let _ = parse(format!(r#"{{"text":"a","n":{value}}}"#).as_bytes(), &signature());
+            let _ = parse(format!(r#"{{"text":"a","n":{value}}}"#).as_bytes(), &signature(), &unlimited());
         }
     }
 }

@@ -2,7 +2,7 @@
 //! that the tensors then stay in.
 
 mod frames;
-mod message;
+pub mod message;
 mod patient;
 mod regions;
 mod stream;
@@ -18,21 +18,23 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use prost::Message;
 
+use crate::aside::aside;
 use crate::body::Reply;
+use crate::bounds;
 use crate::compression::Encoding;
 use crate::error::{Code, Failure, Result};
 use crate::proto::{
     Empty, HealthCheckResponse, InferParameter, LogSettings, ModelConfigResponse,
-    ModelInferRequest, ModelMetadataResponse, ModelRef, ModelStatisticsResponse, Name,
-    RepositoryIndexRequest, RepositoryIndexResponse, RepositoryModelRequest,
-    ServerMetadataResponse, TraceSettings, YesOrNo,
+    ModelMetadataResponse, ModelRef, ModelStatisticsResponse, Name, RepositoryIndexRequest,
+    RepositoryIndexResponse, RepositoryModelRequest, ServerMetadataResponse, TraceSettings,
+    YesOrNo,
 };
 use crate::protobuf;
 use crate::reply;
 use crate::state::{State, parse_version};
 use crate::trace::{self, Context, Door};
 
-use message::{decode, decode_infer, encode};
+use message::{Decoded, decode, decode_infer, encode};
 
 pub use patient::{Calls, Socket};
 
@@ -46,6 +48,9 @@ const KNOWN_ENCODINGS: HeaderValue = HeaderValue::from_static("identity, deflate
 pub const SERVICE: &str = "inference.GRPCInferenceService";
 const HEALTH: &str = "grpc.health.v1.Health";
 const CHECK: &str = "/grpc.health.v1.Health/Check";
+
+/// Bytes of a message that brings neither tensors nor files: read, it may be many times as large.
+const SMALL: usize = 64 * 1024;
 
 const SERVING: i32 = 1;
 const NOT_SERVING: i32 = 2;
@@ -187,7 +192,8 @@ impl Call<'_> {
         match (service, method) {
             (SERVICE, "ModelInfer") => {
                 let trace = self.trace.take();
-                let request = decode_infer(self.read().await?)?;
+                let message = self.read(state.max_request).await?;
+                let request = decode_infer(message, &state.inflight).await?;
                 infer(
                     state,
                     request,
@@ -197,11 +203,11 @@ impl Call<'_> {
                 .await
             }
             (SERVICE, "ServerLive") => {
-                self.read().await?;
+                self.read(SMALL).await?;
                 Ok(encode(&YesOrNo { yes: true }))
             }
             (SERVICE, "ServerReady") => {
-                self.read().await?;
+                self.read(SMALL).await?;
                 Ok(encode(&YesOrNo { yes: state.ready() }))
             }
             (SERVICE, "ModelReady") => model_readiness(state, &self.decode().await?),
@@ -234,7 +240,7 @@ impl Call<'_> {
                 | "CudaSharedMemoryStatus"
                 | "CudaSharedMemoryRegister"
                 | "CudaSharedMemoryUnregister",
-            ) => regions::call(state, method, self.read().await?),
+            ) => regions::call(state, method, self.read(SMALL).await?),
             (HEALTH, "Check") => {
                 let request: Name = self.decode().await?;
                 let status = health(state, &request.name)?;
@@ -247,12 +253,14 @@ impl Call<'_> {
         }
     }
 
-    async fn read(self) -> Result<Bytes> {
-        message::read(self.state, self.body, self.encoding).await
+    /// A message of at most so many bytes, or as many as a request may have.
+    async fn read(self, limit: usize) -> Result<Bytes> {
+        let limit = limit.min(self.state.max_request);
+        message::read(self.state, self.body, self.encoding, limit).await
     }
 
     async fn decode<M: Message + Default>(self) -> Result<M> {
-        decode(self.read().await?)
+        decode(self.read(SMALL).await?)
     }
 
     /// A call that the control side answers, in JSON both ways.
@@ -262,27 +270,38 @@ impl Call<'_> {
         R: Message + serde::de::DeserializeOwned,
     {
         let state = Arc::clone(self.state);
-        let request: Q = self.decode().await?;
+        let load = name.starts_with("RepositoryModel");
+        let message = match load {
+            true => self.read(usize::MAX).await?,
+            false => self.read(SMALL).await?,
+        };
+        bounds::few_parameters(&message)?;
+        // What it becomes on its way: text, with its files in base64, and these files again.
+        let memory = state.inflight.reserve(2 * message.len())?;
+        let request: Q = decode(message)?;
         let broken = |error: serde_json::Error| Failure::internal(error.to_string());
         let request = serde_json::to_string(&request).map_err(broken)?;
         let name = name.to_owned();
-        let answer = tokio::task::spawn_blocking(move || state.control.rpc(&name, &request))
-            .await
-            .map_err(|error| Failure::internal(error.to_string()))??;
+        let answer = state.ask(load, move |control| {
+            let answer = control.rpc(&name, &request);
+            drop(memory);
+            answer
+        });
+        let answer = answer.await?;
         Ok(encode(&serde_json::from_str::<R>(&answer).map_err(broken)?))
     }
 }
 
 /// An inference, in a span of its own if it is traced.
 async fn infer(
-    state: &State,
-    request: ModelInferRequest,
+    state: &Arc<State>,
+    decoded: Decoded,
     parameters: HashMap<String, InferParameter>,
     (method, trace): (&'static str, Option<&Context>),
 ) -> Result<Vec<Bytes>> {
     let mut span =
-        trace.and_then(|trace| trace.begin(&request.model_name, || Door::Grpc { method }));
-    let answer = inferred(state, request, parameters, &mut span).await;
+        trace.and_then(|trace| trace.begin(&decoded.request.model_name, || Door::Grpc { method }));
+    let answer = inferred(state, decoded, parameters, &mut span).await;
     if let Some(span) = &mut span {
         match &answer {
             Ok(_) => span.end(0, None),
@@ -293,15 +312,28 @@ async fn infer(
 }
 
 async fn inferred(
-    state: &State,
-    request: ModelInferRequest,
+    state: &Arc<State>,
+    decoded: Decoded,
     parameters: HashMap<String, InferParameter>,
     span: &mut Option<Box<trace::Span>>,
 ) -> Result<Vec<Bytes>> {
+    let Decoded {
+        request,
+        memory,
+        weight,
+    } = decoded;
     let version = parse_version(&request.model_version)?;
     let model = state.model(&request.model_name, version)?;
-    let mut infer = protobuf::parse(request, &model.signature, &state.regions)
-        .inspect_err(|_| model.refuse())?;
+    let raw = request.raw_input_contents.iter().map(Bytes::len).sum();
+    let long = model.signature.work(raw, 0) + weight;
+    let parsing = (Arc::clone(&model), Arc::clone(state));
+    let parsed = aside(long, move || {
+        let (model, state) = parsing;
+        let parsed = protobuf::parse(request, &model.signature, &state.regions, &state.inflight);
+        drop(memory);
+        parsed
+    });
+    let mut infer = parsed.await.inspect_err(|_| model.refuse())?;
     trace::follow(span, &model, &mut infer);
     let tensors = model.infer(&mut infer).await?;
     let outputs = reply::outputs(&model.signature, &infer.outputs, tensors)?;

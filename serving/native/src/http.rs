@@ -8,6 +8,7 @@ use bytes::Bytes;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 
+use crate::aside::aside;
 use crate::body::Reply;
 use crate::compression::{self, Encoding};
 use crate::connections::Door;
@@ -147,7 +148,7 @@ fn model_readiness(state: &State, name: &str, version: &str) -> Result<Response<
 
 /// An inference by one of the extensions, in a span of its own if it is traced.
 async fn inference(
-    state: &State,
+    state: &Arc<State>,
     name: &str,
     version: &str,
     kind: &str,
@@ -179,7 +180,7 @@ async fn inference(
 }
 
 async fn infer(
-    state: &State,
+    state: &Arc<State>,
     name: &str,
     version: &str,
     request: Request<Bytes>,
@@ -190,12 +191,26 @@ async fn infer(
     let json_length = json_length(request.headers())?;
     let accepted = accepted(request.headers());
     let body = decompressed(state, request).await?;
-    let mut infer = json::parse(body, json_length, &model.signature, &state.regions)
-        .inspect_err(|_| model.refuse())?;
+    let long = model
+        .signature
+        .work(body.len(), json_length.unwrap_or(body.len()));
+    let parsing = (Arc::clone(&model), Arc::clone(state));
+    let parsed = aside(long, move || {
+        let (model, state) = parsing;
+        let (regions, allowance) = (&state.regions, &state.inflight);
+        json::parse(body, json_length, &model.signature, regions, allowance)
+    });
+    let mut infer = parsed.await.inspect_err(|_| model.refuse())?;
     trace::follow(span, &model, &mut infer);
     let tensors = model.infer(&mut infer).await?;
-    let outputs = reply::outputs(&model.signature, &infer.outputs, tensors)?;
-    let rendered = json::render(&infer.id, (&model.name, &model.version), &outputs)?;
+    let long = reply::work(&infer.outputs, &tensors);
+    let rendering = Arc::clone(&model);
+    let rendered = aside(long, move || {
+        let model = rendering;
+        let outputs = reply::outputs(&model.signature, &infer.outputs, tensors)?;
+        json::render(&infer.id, (&model.name, &model.version), &outputs)
+    })
+    .await?;
     let length = rendered.json.len();
     let parts = std::iter::once(Bytes::from(rendered.json)).chain(rendered.binary);
     let (encoding, parts) = compressed(accepted, parts.collect()).await?;
@@ -216,7 +231,7 @@ async fn infer(
 
 /// Infer by the generate extension. A stream has one event, since a model here answers once.
 async fn generate(
-    state: &State,
+    state: &Arc<State>,
     name: &str,
     version: &str,
     kind: &str,
@@ -226,7 +241,12 @@ async fn generate(
     allow(&request, &Method::POST)?;
     let model = state.model(name, parse_version(version)?)?;
     let body = decompressed(state, request).await?;
-    let mut infer = generate::parse(&body, &model.signature).inspect_err(|_| model.refuse())?;
+    let parsing = (Arc::clone(&model), Arc::clone(&state.inflight));
+    let parsed = aside(body.len(), move || {
+        let (model, allowance) = parsing;
+        generate::parse(&body, &model.signature, &allowance)
+    });
+    let mut infer = parsed.await.inspect_err(|_| model.refuse())?;
     trace::follow(span, &model, &mut infer);
     let rendered = model.infer(&mut infer).await.and_then(|tensors| {
         let outputs = reply::outputs(&model.signature, &infer.outputs, tensors)?;
@@ -283,12 +303,12 @@ async fn decompressed(state: &State, request: Request<Bytes>) -> Result<Bytes> {
         ));
     }
     let encoding = Encoding::of(encoding.to_str().unwrap_or("?"))?;
-    let limit = state.max_request;
     let body = request.into_body();
     match encoding {
         None => Ok(body),
         Some(encoding) => {
-            compression::aside(body.len(), move || encoding.decompress(&body, limit)).await
+            let share = state.inflight.share();
+            compression::decompress(encoding, body, state.max_request, share).await
         }
     }
 }
@@ -307,7 +327,7 @@ async fn compressed(
     let size = parts.iter().map(Bytes::len).sum();
     match wanted {
         Some(encoding) if size >= compression::WORTHWHILE => {
-            let body = compression::aside(size, move || encoding.compress(&parts)).await?;
+            let body = aside(size, move || encoding.compress(&parts)).await?;
             Ok((Some(encoding), vec![body]))
         }
         _ => Ok((None, parts)),
@@ -323,11 +343,18 @@ async fn control(
     let method = request.method().to_string();
     let path: Vec<String> = path.iter().map(|&segment| segment.to_owned()).collect();
     let body = decompressed(state, request).await?;
-    let state = Arc::clone(state);
-    let call = move || state.control.http(door.name(), &method, &path, &body);
-    let (content_type, body) = tokio::task::spawn_blocking(call)
-        .await
-        .map_err(|error| Failure::internal(error.to_string()))??;
+    if method == "POST" {
+        json::check_few(&body)?;
+    }
+    // What it becomes on its way: text, with its files in base64, and these files again.
+    let memory = state.inflight.reserve(2 * body.len())?;
+    let load = matches!(path.last().map(String::as_str), Some("load" | "unload"));
+    let answer = state.ask(load, move |control| {
+        let answer = control.http(door.name(), &method, &path, &body);
+        drop((body, memory));
+        answer
+    });
+    let (content_type, body) = answer.await?;
     let mut response = Response::new(Reply::new([Bytes::from(body)]));
     let content_type = HeaderValue::try_from(content_type)
         .map_err(|error| Failure::internal(error.to_string()))?;

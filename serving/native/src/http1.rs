@@ -271,7 +271,9 @@ impl Connection {
                     if collected.len() + length > limit {
                         return Err(too_large((collected.len() + length) as u64, limit));
                     }
-                    share.take(length)?;
+                    if collected.capacity() - collected.len() < length {
+                        share.grow(&mut collected, length, limit)?;
+                    }
                     collected.extend_from_slice(&self.input[..length]);
                     self.input.advance(length);
                 }

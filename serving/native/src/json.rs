@@ -2,16 +2,19 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::allowance::Allowance;
 use crate::bounds;
 use crate::elements;
 use crate::error::{Failure, Result};
 use crate::reply::{self, Carrier};
 use crate::request::{self, InferRequest, Outputs, Parameters, Protocol, Value, Wanted};
+use crate::scalar::Scalar;
 use crate::shm::{Regions, Slot};
 use crate::signature::{Inputs, Signature};
 use crate::tensor::Buffer;
@@ -19,7 +22,10 @@ use crate::tensor::Buffer;
 /// Arrays and objects may be nested this deep.
 const MAX_DEPTH: usize = 100;
 
-type RequestParameters<'a> = HashMap<Cow<'a, str>, serde_json::Value>;
+/// Values in what the control side reads.
+const MAX_VALUES: usize = 1 << 16;
+
+type RequestParameters = HashMap<String, Scalar>;
 
 #[derive(Deserialize)]
 struct Request<'a> {
@@ -29,8 +35,8 @@ struct Request<'a> {
     inputs: Vec<Input<'a>>,
     #[serde(borrow, default, deserialize_with = "bounds::few")]
     outputs: Vec<Output<'a>>,
-    #[serde(borrow, default)]
-    parameters: RequestParameters<'a>,
+    #[serde(default, deserialize_with = "bounds::few_named")]
+    parameters: RequestParameters,
 }
 
 #[derive(Deserialize)]
@@ -39,6 +45,7 @@ struct Input<'a> {
     name: Cow<'a, str>,
     #[serde(borrow)]
     datatype: Cow<'a, str>,
+    #[serde(deserialize_with = "bounds::rank")]
     shape: Vec<i64>,
     #[serde(default)]
     parameters: TensorParameters,
@@ -58,12 +65,12 @@ struct Output<'a> {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct TensorParameters {
-    binary_data: Option<serde_json::Value>,
-    binary_data_size: Option<serde_json::Value>,
-    classification: Option<serde_json::Value>,
-    shared_memory_region: Option<serde_json::Value>,
-    shared_memory_offset: Option<serde_json::Value>,
-    shared_memory_byte_size: Option<serde_json::Value>,
+    binary_data: Option<Scalar>,
+    binary_data_size: Option<Scalar>,
+    classification: Option<Scalar>,
+    shared_memory_region: Option<Scalar>,
+    shared_memory_offset: Option<Scalar>,
+    shared_memory_byte_size: Option<Scalar>,
 }
 
 impl TensorParameters {
@@ -85,17 +92,8 @@ impl TensorParameters {
 }
 
 /// A parameter's value; what JSON has beyond those of the protocol is as wrong as a truth value where a number is due.
-fn scalar(value: Option<&serde_json::Value>) -> Option<Value> {
-    Some(match value? {
-        serde_json::Value::Bool(value) => Value::Bool(*value),
-        serde_json::Value::String(text) => Value::Text(text.clone()),
-        serde_json::Value::Number(number) => match (number.as_u64(), number.as_f64()) {
-            (Some(number), _) => Value::Unsigned(number),
-            (None, Some(number)) => Value::Number(number),
-            (None, None) => Value::Bool(false),
-        },
-        _ => Value::Bool(false),
-    })
+fn scalar(value: Option<&Scalar>) -> Option<Value> {
+    Some(value?.0.clone().unwrap_or(Value::Bool(false)))
 }
 
 /// Read a request: the body and, when it has binary data, the length of its JSON part (0 for a raw
@@ -105,9 +103,10 @@ pub fn parse(
     json_length: Option<usize>,
     signature: &Signature,
     regions: &Regions,
+    allowance: &Arc<Allowance>,
 ) -> Result<InferRequest> {
     let json_length = match json_length {
-        Some(0) => return parse_raw(body, signature),
+        Some(0) => return parse_raw(body, signature, allowance),
         Some(length) if length > body.len() => {
             return Err(Failure::invalid(format!(
                 "Inference-Header-Content-Length is {length}, the body has only {} bytes",
@@ -129,14 +128,16 @@ pub fn parse(
         let size = match &input.parameters.binary_data_size {
             None => None,
             Some(size) => Some(
-                size.as_u64()
-                    .and_then(|size| usize::try_from(size).ok())
-                    .ok_or_else(|| {
-                        Failure::invalid(format!(
-                            "input '{}' has a 'binary_data_size' that is no size",
-                            input.name.escape_default()
-                        ))
-                    })?,
+                match size.0 {
+                    Some(Value::Unsigned(size)) => usize::try_from(size).ok(),
+                    _ => None,
+                }
+                .ok_or_else(|| {
+                    Failure::invalid(format!(
+                        "input '{}' has a 'binary_data_size' that is no size",
+                        input.name.escape_default()
+                    ))
+                })?,
             ),
         };
         inputs.put(
@@ -144,16 +145,19 @@ pub fn parse(
             &input.datatype,
             input.shape,
             |spec, count| match (size, input.data, slot) {
-                (Some(size), None, None) if size <= binary.len() => Ok(binary.split_to(size)),
+                (Some(size), None, None) if size <= binary.len() => {
+                    request::placed(binary.split_to(size), spec.datatype, allowance)
+                }
                 (Some(size), None, None) => Err(Failure::invalid(format!(
                     "input '{}' has {size} bytes of binary data, the body has only {} left",
                     spec.name,
                     binary.len()
                 ))),
-                (None, Some(data), None) => elements::parse(data.get(), spec, count),
+                (None, Some(data), None) => elements::parse(data.get(), spec, count, allowance),
                 (None, None, Some(slot)) => {
                     spec.check_size(slot.size, count)?;
-                    regions.read(&slot)
+                    let share = allowance.reserve(slot.size)?;
+                    regions.read(&slot).map(|data| share.pay(data))
                 }
                 (None, None, None) => Err(Failure::invalid(format!(
                     "input '{}' has no data",
@@ -189,7 +193,11 @@ pub fn parse(
 }
 
 /// A raw request: the body is the one input, and all outputs come back as binary data.
-fn parse_raw(body: Bytes, signature: &Signature) -> Result<InferRequest> {
+fn parse_raw(
+    body: Bytes,
+    signature: &Signature,
+    allowance: &Arc<Allowance>,
+) -> Result<InferRequest> {
     let [spec] = signature.inputs.as_slice() else {
         return Err(Failure::invalid(format!(
             "a raw request needs a model with one input, this one has {}",
@@ -199,12 +207,13 @@ fn parse_raw(body: Bytes, signature: &Signature) -> Result<InferRequest> {
     let data = if spec.datatype.size().is_none() {
         let length = u32::try_from(body.len())
             .map_err(|_| Failure::invalid(format!("input '{}' is too long", spec.name)))?;
+        let share = allowance.reserve(body.len() + 4)?;
         let mut buffer = Buffer::new(body.len() + 4, 4);
         buffer.extend(&length.to_le_bytes());
         buffer.extend(&body);
-        buffer.freeze()
+        share.pay(buffer.freeze())
     } else {
-        body
+        request::placed(body, spec.datatype, allowance)?
     };
     let shape = spec.shape_of_raw(data.len())?;
     let mut inputs = Inputs::new(signature);
@@ -226,7 +235,7 @@ fn wanted(
     for Output { name, parameters } in requested {
         let binary = match &parameters.binary_data {
             None => by_default,
-            Some(serde_json::Value::Bool(binary)) => *binary,
+            Some(Scalar(Some(Value::Bool(binary)))) => *binary,
             Some(_) => {
                 return Err(Failure::invalid(format!(
                     "output '{}' has a 'binary_data' that is neither true nor false",
@@ -250,14 +259,36 @@ fn parameters(given: &RequestParameters) -> Result<Parameters> {
 }
 
 /// Take one of a request's parameters.
-pub fn put(parameters: &mut Parameters, name: &str, value: &serde_json::Value) -> Result<()> {
-    let is_scalar = !(value.is_null() || value.is_array() || value.is_object());
-    match scalar(Some(value)) {
-        Some(value) if is_scalar => parameters.put(Protocol::Http, name, &value),
-        _ => Err(Failure::invalid(format!(
+pub fn put(parameters: &mut Parameters, name: &str, value: &Scalar) -> Result<()> {
+    match &value.0 {
+        Some(value) => parameters.put(Protocol::Http, name, value),
+        None => Err(Failure::invalid(format!(
             "parameter '{}' must be a number, a string or a truth value",
             name.escape_default()
         ))),
+    }
+}
+
+/// Refuse what has many values: the control side reads them into objects, each a hundred times as large as its
+/// text. Files and configurations are few and long.
+pub fn check_few(json: &[u8]) -> Result<()> {
+    let mut inside = false;
+    let mut escaped = false;
+    let mut values = 0;
+    for byte in json {
+        match (inside, byte) {
+            (true, _) if escaped => escaped = false,
+            (true, b'\\') => escaped = true,
+            (_, b'"') => inside = !inside,
+            (false, b',' | b'[' | b'{') => values += 1,
+            _ => {}
+        }
+    }
+    match values > MAX_VALUES {
+        true => Err(Failure::invalid(format!(
+            "the request JSON has more than {MAX_VALUES} values"
+        ))),
+        false => Ok(()),
     }
 }
 
@@ -378,6 +409,10 @@ mod tests {
     use crate::tensor::Tensor;
     use proptest::prelude::*;
 
+    fn unlimited() -> Arc<Allowance> {
+        Allowance::new(usize::MAX)
+    }
+
     fn signature() -> Signature {
         let spec = |name: &str, datatype| TensorSpec {
             name: name.into(),
@@ -401,7 +436,13 @@ mod tests {
     fn parsed(json: &str, binary: &[u8]) -> Result<InferRequest> {
         let mut body = json.as_bytes().to_vec();
         body.extend_from_slice(binary);
-        parse(Bytes::from(body), Some(json.len()), &signature(), &off())
+        parse(
+            Bytes::from(body),
+            Some(json.len()),
+            &signature(),
+            &off(),
+            &unlimited(),
+        )
     }
 
     const A: &str = r#"{"name":"a","datatype":"FP32","shape":[1,2],"data":[1,2]}"#;
@@ -518,7 +559,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_body_panics(body in prop::collection::vec(any::<u8>(), 0..200), length in prop::option::of(0usize..220)) {
-            let _ = parse(Bytes::from(body), length, &signature(), &off());
+            let _ = parse(Bytes::from(body), length, &signature(), &off(), &unlimited());
         }
 
         #[test]
@@ -526,7 +567,7 @@ mod tests {
             let mut body = format!(r#"{{"id":"7","inputs":[{B},{A}],{Y}}}"#).into_bytes();
             let cut = cut % body.len();
             body[cut] = byte;
-            let _ = parse(Bytes::from(body), None, &signature(), &off());
+            let _ = parse(Bytes::from(body), None, &signature(), &off(), &unlimited());
         }
     }
 }

@@ -4,6 +4,7 @@
 //! the routes that are not hot (`state::Control`). Without the feature `python` this is a plain Rust crate.
 
 pub mod allowance;
+pub mod aside;
 pub mod body;
 pub mod bounds;
 pub mod cache;
@@ -30,6 +31,7 @@ mod python;
 pub mod queue;
 pub mod reply;
 pub mod request;
+pub mod scalar;
 pub mod scheduling;
 pub mod server;
 pub mod shm;

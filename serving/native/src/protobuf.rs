@@ -1,11 +1,13 @@
 //! The gRPC form of inference: protobuf messages to validated requests, and outputs back.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
+use crate::allowance::Allowance;
 use crate::datatype::Datatype;
 use crate::error::{Failure, Result};
 use crate::proto::{
@@ -24,6 +26,7 @@ pub fn parse(
     request: ModelInferRequest,
     signature: &Signature,
     regions: &Regions,
+    allowance: &Arc<Allowance>,
 ) -> Result<InferRequest> {
     let slots: Vec<Option<Slot>> = request
         .inputs
@@ -49,11 +52,12 @@ pub fn parse(
             &input.datatype,
             input.shape,
             |spec, count| match (raw_data, input.contents, slot) {
-                (Some(data), None, None) => Ok(data),
-                (None, Some(contents), None) => typed(contents, spec, count),
+                (Some(data), None, None) => request::placed(data, spec.datatype, allowance),
+                (None, Some(contents), None) => typed(contents, spec, count, allowance),
                 (None, None, Some(slot)) => {
                     spec.check_size(slot.size, count)?;
-                    regions.read(&slot)
+                    let share = allowance.reserve(slot.size)?;
+                    regions.read(&slot).map(|data| share.pay(data))
                 }
                 (Some(_), Some(_), None) => Err(Failure::invalid(format!(
                     "input '{}' has contents, but the request has raw_input_contents",
@@ -118,7 +122,12 @@ fn slot(tensor: &str, parameters: &TensorParameters, regions: &Regions) -> Resul
 }
 
 /// The bytes of typed contents, of which there must be exactly `count`, in the datatype's own field.
-fn typed(contents: TensorContents, spec: &TensorSpec, count: usize) -> Result<Bytes> {
+fn typed(
+    contents: TensorContents,
+    spec: &TensorSpec,
+    count: usize,
+    allowance: &Arc<Allowance>,
+) -> Result<Bytes> {
     let name = &spec.name;
     let given = contents.bool_contents.len()
         + contents.int_contents.len()
@@ -139,6 +148,7 @@ fn typed(contents: TensorContents, spec: &TensorSpec, count: usize) -> Result<By
             if items.len() != count {
                 return Err(misplaced(spec));
             }
+            let share = allowance.reserve(count * size_of::<$type>())?;
             let mut buffer = Buffer::new(count * size_of::<$type>(), 0);
             for item in items {
                 let item = <$type>::try_from(item).map_err(|_| {
@@ -149,7 +159,7 @@ fn typed(contents: TensorContents, spec: &TensorSpec, count: usize) -> Result<By
                 })?;
                 buffer.extend(&item.to_le_bytes());
             }
-            buffer.freeze()
+            share.pay(buffer.freeze())
         }};
     }
     Ok(match spec.datatype {
@@ -168,12 +178,15 @@ fn typed(contents: TensorContents, spec: &TensorSpec, count: usize) -> Result<By
             if contents.bytes_contents.len() != count {
                 return Err(misplaced(spec));
             }
-            let mut data = Vec::new();
-            for item in contents.bytes_contents {
+            let strings = &contents.bytes_contents;
+            let size = strings.iter().map(|item| 4 + item.len()).sum();
+            let share = allowance.reserve(size)?;
+            let mut data = Vec::with_capacity(size);
+            for item in strings {
                 data.extend_from_slice(&(item.len() as u32).to_le_bytes());
-                data.extend_from_slice(&item);
+                data.extend_from_slice(item);
             }
-            Bytes::from(data)
+            share.pay(Bytes::from(data))
         }
         Datatype::Fp16 | Datatype::Bf16 => return Err(misplaced(spec)),
     })
@@ -260,6 +273,10 @@ mod tests {
         }
     }
 
+    fn unlimited() -> Arc<Allowance> {
+        Allowance::new(usize::MAX)
+    }
+
     fn off() -> Regions {
         Regions::new(false, 0)
     }
@@ -293,6 +310,7 @@ mod tests {
             request(Datatype::Int8, vec![2], Some(contents.clone()), vec![]),
             &signature(Datatype::Int8),
             &off(),
+            &unlimited(),
         );
         assert_eq!(&right.unwrap().inputs[0].data[..], b"\x01\xff");
         for (datatype, shape, raw, want) in [
@@ -310,6 +328,7 @@ mod tests {
                 request(datatype, shape, Some(contents.clone()), raw),
                 &signature(datatype),
                 &off(),
+                &unlimited(),
             )
             .unwrap_err();
             assert!(
@@ -326,6 +345,7 @@ mod tests {
                 request(Datatype::Int8, vec![1], Some(wide), vec![]),
                 &signature(Datatype::Int8),
                 &off(),
+                &unlimited(),
             )
             .is_err()
         );
@@ -339,6 +359,7 @@ mod tests {
                 request(Datatype::Int8, vec![1], None, raw),
                 &signature(Datatype::Int8),
                 &off(),
+                &unlimited(),
             )
             .is_err()
         );
@@ -347,6 +368,7 @@ mod tests {
                 request(Datatype::Int8, vec![1], None, vec![]),
                 &signature(Datatype::Int8),
                 &off(),
+                &unlimited(),
             )
             .is_err()
         );
@@ -356,7 +378,7 @@ mod tests {
         #[test]
         fn no_message_panics(message in prop::collection::vec(any::<u8>(), 0..200)) {
             if let Ok(request) = ModelInferRequest::decode(Bytes::from(message)) {
-                let _ = parse(request, &signature(Datatype::Fp32), &off());
+                let _ = parse(request, &signature(Datatype::Fp32), &off(), &unlimited());
             }
         }
     }

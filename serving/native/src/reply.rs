@@ -25,6 +25,16 @@ pub enum Carrier {
     SharedMemory,
 }
 
+/// How many bytes of outputs have to be looked at, rather than passed on as they are.
+pub fn work(wanted: &[Wanted], tensors: &[Tensor]) -> usize {
+    wanted
+        .iter()
+        .zip(tensors)
+        .filter(|(wanted, _)| !wanted.binary || wanted.classes > 0)
+        .map(|(_, tensor)| tensor.data.len())
+        .sum()
+}
+
 /// Finish outputs, which are in the order of `wanted`.
 pub fn outputs<'a>(
     signature: &'a Signature,

@@ -3,11 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
+use crate::allowance::Allowance;
 use crate::classification;
+use crate::datatype::Datatype;
 use crate::error::{Failure, Result};
 use crate::shm::{Regions, Slot};
 use crate::signature::Signature;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, aligned, is_aligned};
 use crate::trace::Mark;
 
 /// An output the caller wants.
@@ -139,6 +143,15 @@ pub fn slot(
         Some(_) => return Err(bad("offset' that is no offset")),
     };
     regions.slot(tensor, region, offset, *size).map(Some)
+}
+
+/// A tensor's bytes at an address that suits the datatype. A copy is memory of its own.
+pub fn placed(data: Bytes, datatype: Datatype, allowance: &Arc<Allowance>) -> Result<Bytes> {
+    if is_aligned(&data, datatype) {
+        return Ok(data);
+    }
+    let share = allowance.reserve(data.len())?;
+    Ok(share.pay(aligned(data, datatype)))
 }
 
 /// Collects the outputs a request wants, each once.

@@ -10,7 +10,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 
 use crate::connections::{Door, Place};
@@ -23,7 +23,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(60);
 const PROBE_INTERVAL: Duration = Duration::from_secs(20);
 const PROBES: u32 = 3;
 /// What a client may send before the server has taken it: memory beside the budget of requests.
-const STREAM_WINDOW: u32 = 1 << 20;
+pub const STREAM_WINDOW: usize = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 const FRAME: u32 = 64 << 10;
 /// Calls of one connection at the same time.
@@ -132,16 +132,20 @@ struct IoThreads {
     ended: mpsc::Receiver<()>,
 }
 
+pub fn event_loop() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(32)
+        .enable_all()
+        .build()
+}
+
 impl IoThreads {
     fn start(count: usize, state: &Arc<State>) -> io::Result<Self> {
         let (end, ending) = watch::channel(());
         let (alive, ended) = mpsc::channel();
         let mut handles = Vec::with_capacity(count);
         for index in 0..count {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .max_blocking_threads(32)
-                .enable_all()
-                .build()?;
+            let runtime = event_loop()?;
             handles.push(runtime.handle().clone());
             let mut ending = ending.clone();
             let alive = alive.clone();
@@ -159,7 +163,7 @@ impl IoThreads {
                 .name(format!("capstan-io-{index}"))
                 .spawn(move || {
                     let _alive = alive;
-                    state.control.enter(&mut run);
+                    state.enter(&mut run);
                 })?;
         }
         Ok(Self {
@@ -247,7 +251,7 @@ async fn connection(
             });
             let connection = http2::Builder::new(calls)
                 .timer(TokioTimer::new())
-                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_stream_window_size(STREAM_WINDOW as u32)
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .max_frame_size(FRAME)
                 .max_concurrent_streams(CALLS)

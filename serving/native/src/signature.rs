@@ -41,6 +41,17 @@ impl Signature {
     }
 }
 
+impl Signature {
+    /// How many bytes of a request have to be looked at: its text, and the elements that are checked one by one.
+    pub fn work(&self, whole: usize, text: usize) -> usize {
+        let checked = |spec: &TensorSpec| matches!(spec.datatype, Datatype::Bytes | Datatype::Bool);
+        match self.inputs.iter().any(checked) {
+            true => whole,
+            false => text,
+        }
+    }
+}
+
 impl TensorSpec {
     /// The number of elements of a request's tensor, after its datatype and shape were found right.
     pub fn check(&self, datatype: &str, shape: &[i64]) -> Result<usize> {

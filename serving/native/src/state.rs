@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::allowance::Allowance;
 use crate::connections::Connections;
@@ -15,6 +15,9 @@ use crate::error::{Failure, Result};
 use crate::model::Model;
 use crate::shm::Regions;
 use crate::trace::Tracing;
+
+/// Of the 32 threads of an event loop that may block: half are left to requests.
+const AT_ONCE: usize = 8;
 
 /// Answers whatever is not hot. Called on a thread that may block.
 pub trait Control: Send + Sync {
@@ -63,7 +66,11 @@ pub struct State {
     draining: AtomicBool,
     /// Told when either changes.
     changed: watch::Sender<()>,
-    pub control: Box<dyn Control>,
+    control: Arc<dyn Control>,
+    /// Of the control side's calls, and of those that load models, so many are answered at the same time: neither
+    /// takes the threads from requests, or from the other.
+    calls: Arc<Semaphore>,
+    loads: Arc<Semaphore>,
     /// Bytes of the largest request body or message, and of the largest tensor in shared memory.
     pub max_request: usize,
     /// Bytes of all of them together.
@@ -93,7 +100,9 @@ impl State {
             ready: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             changed: watch::Sender::new(()),
-            control,
+            control: Arc::from(control),
+            calls: Arc::new(Semaphore::new(AT_ONCE)),
+            loads: Arc::new(Semaphore::new(AT_ONCE)),
             max_request: limits.request_bytes,
             inflight: Allowance::new(limits.inflight_bytes),
             regions: Regions::new(limits.shared_memory, limits.request_bytes),
@@ -101,6 +110,30 @@ impl State {
             patience: limits.patience,
             tracing: None,
         }
+    }
+
+    /// Do the work of an I/O thread.
+    pub fn enter(&self, work: &mut (dyn FnMut() + Send)) {
+        self.control.enter(work);
+    }
+
+    /// Ask the control side, on a thread that may block. To load a model may take minutes.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        load: bool,
+        question: impl FnOnce(&dyn Control) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let broken = |error: &dyn std::fmt::Display| Failure::internal(error.to_string());
+        let turns = if load { &self.loads } else { &self.calls };
+        let turn = Arc::clone(turns).acquire_owned().await;
+        let turn = turn.map_err(|error| broken(&error))?;
+        let control = Arc::clone(&self.control);
+        tokio::task::spawn_blocking(move || {
+            let _turn = turn; // until it is answered, whether anybody waits for that or not
+            question(&*control)
+        })
+        .await
+        .map_err(|error| broken(&error))?
     }
 
     pub fn ready(&self) -> bool {
@@ -216,6 +249,7 @@ mod tests {
     use crate::scheduling::Scheduling;
     use crate::signature::Signature;
     use crate::tensor::Tensor;
+    use std::sync::{Mutex, mpsc};
 
     struct Nothing;
 
@@ -300,5 +334,54 @@ mod tests {
         assert!(!old.wait(Duration::from_millis(10)));
         drop(request);
         assert!(old.wait(Duration::from_secs(10)));
+    }
+
+    /// Answers when it is told to.
+    struct Slow(Mutex<mpsc::Receiver<()>>);
+
+    impl Control for Slow {
+        fn http(&self, _: &str, _: &str, _: &[String], _: &[u8]) -> Result<(String, Vec<u8>)> {
+            Err(Failure::internal("nothing"))
+        }
+
+        fn rpc(&self, name: &str, _: &str) -> Result<String> {
+            if name == "load" {
+                let _ = self.0.lock().unwrap().recv();
+            }
+            Ok(name.into())
+        }
+    }
+
+    #[test]
+    fn loads_starve_nobody() {
+        let (go, wait) = mpsc::channel();
+        let state = Arc::new(State::new(Box::new(Slow(Mutex::new(wait))), NONE));
+        let runtime = crate::server::event_loop().unwrap();
+        runtime.block_on(async {
+            let ask = |load| {
+                let state = Arc::clone(&state);
+                let name = if load { "load" } else { "call" };
+                let question = move |control: &dyn Control| control.rpc(name, "");
+                tokio::spawn(async move { state.ask(load, question).await })
+            };
+            let loads: Vec<_> = (0..100).map(|_| ask(true)).collect();
+            tokio::task::yield_now().await;
+            // Those who go away leave their loads behind.
+            loads
+                .iter()
+                .take(50)
+                .for_each(tokio::task::JoinHandle::abort);
+            let others = async {
+                assert_eq!(ask(false).await.unwrap().unwrap(), "call");
+                let parsed = crate::aside::aside(usize::MAX, || Ok(7)).await;
+                assert_eq!(parsed.unwrap(), 7);
+            };
+            let in_time = tokio::time::timeout(Duration::from_secs(20), others).await;
+            drop(go);
+            in_time.expect("the loads hold every thread");
+            for load in loads.into_iter().skip(50) {
+                assert_eq!(load.await.unwrap().unwrap(), "load");
+            }
+        });
     }
 }

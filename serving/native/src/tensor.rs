@@ -81,13 +81,17 @@ impl From<Vec<u8>> for Buffer {
 /// The same bytes at an address that suits the datatype: themselves, or, when a client's layout put
 /// them askew, a copy.
 pub fn aligned(data: Bytes, datatype: Datatype) -> Bytes {
-    let size = datatype.size().unwrap_or(1);
-    if data.is_empty() || (data.as_ptr() as usize).is_multiple_of(size) {
+    if is_aligned(&data, datatype) {
         return data;
     }
     let mut buffer = Buffer::new(data.len(), 0);
     buffer.extend(&data);
     buffer.freeze()
+}
+
+pub fn is_aligned(data: &[u8], datatype: Datatype) -> bool {
+    let size = datatype.size().unwrap_or(1);
+    data.is_empty() || (data.as_ptr() as usize).is_multiple_of(size)
 }
 
 /// Tensors of equal inner shape laid one after another along the first dimension.

@@ -1,13 +1,21 @@
 //! Requests that were bent until they break: no parser may panic, and whatever one accepts must be what the
 //! model's signature says. `make fuzz` runs this for longer.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
+use http_body::Frame;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use prost::Message;
 
+use _native::allowance::Allowance;
+use _native::body::Reply;
 use _native::compression::Encoding;
 use _native::datatype::Datatype;
+use _native::error::Failure;
+use _native::grpc::message::Messages;
 use _native::proto::{
     Choice, InferParameter, InputTensor, ModelInferRequest, RequestedOutput, TensorContents,
 };
@@ -38,6 +46,10 @@ fn signature() -> Signature {
         limited: false,
         labels: vec![],
     }
+}
+
+fn unlimited() -> Arc<Allowance> {
+    Allowance::new(usize::MAX)
 }
 
 /// What was accepted is what the model takes.
@@ -271,7 +283,7 @@ proptest! {
         let json_length = length.map_or(body.len(), |index| index.index(body.len() + 60));
         body.extend(tail);
         for regions in [Regions::new(false, 100), Regions::new(true, 100)] {
-            if let Ok(request) = json::parse(Bytes::from(body.clone()), Some(json_length), &signature(), &regions) {
+            if let Ok(request) = json::parse(Bytes::from(body.clone()), Some(json_length), &signature(), &regions, &unlimited()) {
                 hold(&request);
             }
         }
@@ -280,7 +292,7 @@ proptest! {
     #[test]
     fn generate_requests(changes in changes()) {
         let whole = br#"{"id":"7","a":[1,2],"b":"x","c":[true],"parameters":{"timeout":5,"mine":"x"}}"#;
-        if let Ok(request) = generate::parse(&bent(whole.to_vec(), &changes), &signature()) {
+        if let Ok(request) = generate::parse(&bent(whole.to_vec(), &changes), &signature(), &unlimited()) {
             hold(&request);
         }
     }
@@ -292,7 +304,7 @@ proptest! {
             bytes = bent(bytes, &changes);
         }
         if let Ok(request) = ModelInferRequest::decode(Bytes::from(bytes))
-            && let Ok(request) = protobuf::parse(request, &signature(), &Regions::new(true, 100))
+            && let Ok(request) = protobuf::parse(request, &signature(), &Regions::new(true, 100), &unlimited())
         {
             hold(&request);
         }
@@ -307,7 +319,8 @@ proptest! {
     ) {
         let encoding = if gzip { Encoding::Gzip } else { Encoding::Deflate };
         let packed = encoding.compress([&Bytes::from(data.clone())]).unwrap();
-        match encoding.decompress(&bent(packed.to_vec(), &changes), limit) {
+        let bent = Bytes::from(bent(packed.to_vec(), &changes));
+        match encoding.decompress(bent, limit, unlimited().share()) {
             Ok(unpacked) => {
                 prop_assert!(unpacked.len() <= limit);
                 prop_assert!(!changes.is_empty() || unpacked == data);
@@ -315,4 +328,66 @@ proptest! {
             Err(_) => prop_assert!(!changes.is_empty() || data.len() > limit),
         }
     }
+
+    #[test]
+    fn grpc_messages(
+        messages in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..5),
+        packed in any::<bool>(),
+        changes in changes(),
+        sizes in prop::collection::vec(1usize..70, 1..6),
+        budget in prop_oneof![3 => Just(usize::MAX), 1 => 0usize..300],
+    ) {
+        let encoding = packed.then_some(Encoding::Gzip);
+        let framed: Vec<u8> = messages.iter().flat_map(|message| frame(message, encoding)).collect();
+        let bent = Bytes::from(bent(framed, &changes));
+        let allowance = Allowance::new(budget);
+        let pieces = pieces(&bent, &sizes);
+        let (sender, frames) = tokio::sync::mpsc::channel(pieces.len() + 1);
+        for piece in pieces {
+            sender.try_send(Frame::data(piece)).unwrap();
+        }
+        drop(sender);
+        let body = Reply::stream(frames);
+        let mut received = Messages::new(body, encoding, LIMIT, &allowance, Duration::from_secs(60));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let outcome = runtime.block_on(async {
+            let mut all = Vec::new();
+            while let Some(message) = received.next().await? {
+                assert!(message.len() <= LIMIT);
+                all.push(message.to_vec());
+            }
+            Ok::<_, Failure>(all)
+        });
+        drop(received);
+        prop_assert!(allowance.reserve(budget).is_ok(), "something was not given back");
+        if changes.is_empty() && budget == usize::MAX && messages.iter().all(|message| message.len() <= LIMIT) {
+            prop_assert_eq!(outcome, Ok(messages));
+        }
+    }
+}
+
+/// Bytes of the largest message.
+const LIMIT: usize = 150;
+
+fn frame(message: &[u8], encoding: Option<Encoding>) -> Vec<u8> {
+    let whole = Bytes::copy_from_slice(message);
+    let payload = match encoding {
+        None => whole,
+        Some(encoding) => encoding.compress([&whole]).unwrap(),
+    };
+    let length = (payload.len() as u32).to_be_bytes();
+    [&[u8::from(encoding.is_some())], &length[..], &payload].concat()
+}
+
+/// A body in frames of these sizes, over and over.
+fn pieces(body: &Bytes, sizes: &[usize]) -> Vec<Bytes> {
+    let mut rest = body.clone();
+    let mut pieces = Vec::new();
+    for &size in sizes.iter().cycle() {
+        if rest.is_empty() {
+            break;
+        }
+        pieces.push(rest.split_to(size.min(rest.len())));
+    }
+    pieces
 }

@@ -42,6 +42,15 @@ def message(content: bytes) -> bytes:
     return struct.pack(">BI", 0, len(content)) + content
 
 
+def field(number: int, payload: bytes) -> bytes:
+    """A field of a protobuf message."""
+    length, size = len(payload), b""
+    while length > 127:
+        size += bytes([length & 127 | 128])
+        length >>= 7
+    return bytes([number << 3 | 2]) + size + bytes([length]) + payload
+
+
 def infer(model: str, values: np.ndarray, datatype: str = "FP32") -> bytes:
     """A serialized `ModelInferRequest` with one raw input."""
     request = service_pb2.ModelInferRequest(model_name=model)

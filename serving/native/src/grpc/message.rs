@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http_body::Body;
@@ -9,7 +11,8 @@ use hyper::HeaderMap;
 use hyper::body::Incoming;
 use prost::Message;
 
-use crate::allowance::Share;
+use crate::allowance::{Allowance, Share};
+use crate::aside::aside;
 use crate::body;
 use crate::bounds;
 use crate::compression::{self, Encoding};
@@ -48,12 +51,11 @@ async fn decompressed(
     compressed: bool,
     encoding: Option<Encoding>,
     limit: usize,
+    share: Share,
 ) -> Result<Bytes> {
     match (compressed, encoding) {
         (false, _) => Ok(message),
-        (true, Some(encoding)) => {
-            compression::aside(message.len(), move || encoding.decompress(&message, limit)).await
-        }
+        (true, Some(encoding)) => compression::decompress(encoding, message, limit, share).await,
         (true, None) => Err(Failure::invalid(
             "the message is compressed, but grpc-encoding does not say how",
         )),
@@ -61,8 +63,12 @@ async fn decompressed(
 }
 
 /// Read the one message of a unary call into one buffer. Its end is aligned: raw contents lie there.
-pub async fn read(state: &State, mut body: Incoming, encoding: Option<Encoding>) -> Result<Bytes> {
-    let limit = state.max_request;
+pub async fn read(
+    state: &State,
+    mut body: Incoming,
+    encoding: Option<Encoding>,
+    limit: usize,
+) -> Result<Bytes> {
     let mut share = state.inflight.share();
     let mut patience = Patience::new(state.patience);
     let mut start = BytesMut::new();
@@ -90,7 +96,15 @@ pub async fn read(state: &State, mut body: Incoming, encoding: Option<Encoding>)
     if buffer.room() > 0 {
         return Err(Failure::invalid("the message is shorter than announced"));
     }
-    decompressed(share.pay(buffer.freeze()), compressed, encoding, limit).await
+    let unpacked = share.split();
+    decompressed(
+        unpacked.pay(buffer.freeze()),
+        compressed,
+        encoding,
+        limit,
+        share,
+    )
+    .await
 }
 
 /// The messages of a stream, one after another.
@@ -101,6 +115,7 @@ pub struct Messages<B = Incoming> {
     limit: usize,
     /// What the bytes received so far take.
     share: Share,
+    allowance: Arc<Allowance>,
     /// For a message that has begun.
     patience: Patience,
     /// A message that was taken off `received`, and is being decompressed.
@@ -111,14 +126,21 @@ impl<B> Messages<B>
 where
     B: Body<Data = Bytes, Error: Display> + Unpin,
 {
-    pub fn new(state: &State, body: B, encoding: Option<Encoding>) -> Self {
+    pub fn new(
+        body: B,
+        encoding: Option<Encoding>,
+        limit: usize,
+        allowance: &Arc<Allowance>,
+        patience: Duration,
+    ) -> Self {
         Self {
             body,
             received: BytesMut::new(),
             encoding,
-            limit: state.max_request,
-            share: state.inflight.share(),
-            patience: Patience::new(state.patience),
+            limit,
+            share: allowance.share(),
+            allowance: Arc::clone(allowance),
+            patience: Patience::new(patience),
             unpacking: None,
         }
     }
@@ -151,6 +173,7 @@ where
                         compressed,
                         self.encoding,
                         self.limit,
+                        self.allowance.share(),
                     )));
                     continue;
                 }
@@ -190,10 +213,27 @@ pub fn decode<M: Message + Default>(bytes: Bytes) -> Result<M> {
         .map_err(|error| Failure::invalid(format!("failed to parse the message: {error}")))
 }
 
-/// A request, unless it asks for more than its bytes are worth.
-pub fn decode_infer(bytes: Bytes) -> Result<ModelInferRequest> {
-    bounds::check(&bytes)?;
-    decode(bytes)
+/// A request that was decoded.
+pub struct Decoded {
+    pub request: ModelInferRequest,
+    /// What it takes beside its message.
+    pub memory: Share,
+    /// How many bytes that is.
+    pub weight: usize,
+}
+
+/// A request, unless it asks for more than its bytes are worth, or than there is.
+pub async fn decode_infer(bytes: Bytes, allowance: &Arc<Allowance>) -> Result<Decoded> {
+    let weight = bounds::weigh(&bytes)?;
+    let memory = allowance.reserve(weight)?;
+    aside(weight, move || {
+        Ok(Decoded {
+            request: decode(bytes)?,
+            memory,
+            weight,
+        })
+    })
+    .await
 }
 
 pub fn encode<M: Message>(message: &M) -> Vec<Bytes> {
@@ -205,7 +245,7 @@ pub async fn framed(parts: Vec<Bytes>, encoding: Option<Encoding>) -> Result<Vec
     let size = parts.iter().map(Bytes::len).sum();
     let (flag, parts) = match encoding {
         Some(encoding) if size >= compression::WORTHWHILE => {
-            let packed = compression::aside(size, move || encoding.compress(&parts)).await?;
+            let packed = aside(size, move || encoding.compress(&parts)).await?;
             (1, vec![packed])
         }
         _ => (0, parts),
@@ -221,26 +261,18 @@ pub async fn framed(parts: Vec<Bytes>, encoding: Option<Encoding>) -> Result<Vec
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use http_body::Frame;
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::allowance::Allowance;
     use crate::body::Reply;
 
     fn messages(encoding: Option<Encoding>) -> (mpsc::Sender<Frame<Bytes>>, Messages<Reply>) {
         let (sender, frames) = mpsc::channel(16);
-        let messages = Messages {
-            body: Reply::stream(frames),
-            received: BytesMut::new(),
-            encoding,
-            limit: 1 << 30,
-            share: Allowance::new(1 << 30).share(),
-            patience: Patience::new(Duration::from_secs(10)),
-            unpacking: None,
-        };
+        let body = Reply::stream(frames);
+        let allowance = Allowance::new(1 << 30);
+        let patience = Duration::from_secs(10);
+        let messages = Messages::new(body, encoding, 1 << 30, &allowance, patience);
         (sender, messages)
     }
 

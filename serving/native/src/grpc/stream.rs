@@ -10,17 +10,19 @@ use hyper::body::Incoming;
 use hyper::{HeaderMap, Response};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 use tokio::task::JoinHandle;
 
+use crate::allowance::{Allowance, Share};
 use crate::body::Reply;
 use crate::compression::Encoding;
 use crate::error::{Code, Failure, Result};
-use crate::grpc::message::{Messages, decode_infer, encode, framed};
+use crate::grpc::message::{Decoded, Messages, decode_infer, encode, framed};
 use crate::proto::{
-    Choice, HealthCheckResponse, INFER_RESPONSE, InferParameter, ModelInferRequest,
-    ModelInferResponse, ModelStreamInferResponse,
+    Choice, HealthCheckResponse, INFER_RESPONSE, InferParameter, ModelInferResponse,
+    ModelStreamInferResponse,
 };
+use crate::server::STREAM_WINDOW;
 use crate::state::State;
 use crate::trace::Context;
 
@@ -61,9 +63,16 @@ pub fn infer(
     let (sender, frames) = mpsc::channel(WAITING);
     let state = Arc::clone(state);
     tokio::spawn(async move {
-        let messages = Messages::new(&state, body, encoding);
+        let messages = Messages::new(
+            body,
+            encoding,
+            state.max_request,
+            &state.inflight,
+            state.patience,
+        );
         let stream = Stream {
             sender: &sender,
+            allowance: &state.inflight,
             encoding,
             errors_end_it,
             trace,
@@ -81,6 +90,7 @@ pub fn infer(
 
 struct Stream<'a> {
     sender: &'a mpsc::Sender<Frame<Bytes>>,
+    allowance: &'a Arc<Allowance>,
     encoding: Option<Encoding>,
     errors_end_it: bool,
     /// Every request of the stream has the stream's parent.
@@ -94,7 +104,15 @@ impl Stream<'_> {
         let mut reading = !state.draining();
         // Why the rest of the stream cannot be read. What came before is answered first.
         let mut broken = None;
+        let mut window: Option<Share> = None;
         while reading || !pending.is_empty() {
+            // What is not read piles up in the stream's window.
+            window = match reading && pending.len() == PENDING {
+                true => window
+                    .map_or_else(|| state.inflight.reserve(STREAM_WINDOW), Ok)
+                    .map(Some)?,
+                false => None,
+            };
             tokio::select! {
                 // The client is gone; what it asked for goes with it.
                 () = self.sender.closed() => return Ok(()),
@@ -103,11 +121,18 @@ impl Stream<'_> {
                     self.respond(id, answer).await?;
                 }
                 message = messages.next(), if reading && pending.len() < PENDING => {
-                    match message.and_then(|message| message.map(decode_infer).transpose()) {
-                        Ok(None) => reading = false,
-                        Ok(Some(request)) => {
+                    let request = match message {
+                        Ok(None) => {
+                            reading = false;
+                            continue;
+                        }
+                        Ok(Some(message)) => decode_infer(message, &state.inflight).await,
+                        Err(failure) => Err(failure),
+                    };
+                    match request {
+                        Ok(request) => {
                             pending.push_back(begin(state, request, self.trace.clone()));
-                        },
+                        }
                         Err(failure) => (reading, broken) = (false, Some(failure)),
                     }
                 }
@@ -140,25 +165,30 @@ impl Stream<'_> {
                 small.extend_from_slice(&part);
                 continue;
             }
-            self.send(small.split().freeze()).await;
-            self.send(part).await;
+            self.send(small.split().freeze()).await?;
+            self.send(part).await?;
         }
-        self.send(small.freeze()).await;
-        Ok(())
+        self.send(small.freeze()).await
     }
 
-    /// Wait until the client reads; that it is gone shows at the next turn.
-    async fn send(&self, data: Bytes) {
-        if !data.is_empty() {
-            let _ = self.sender.send(Frame::data(data)).await;
+    /// Wait until the client reads; that it is gone shows at the next turn. What it sends in the meantime is
+    /// memory, too.
+    async fn send(&self, data: Bytes) -> Result<()> {
+        if data.is_empty() {
+            return Ok(());
         }
+        if let Err(TrySendError::Full(frame)) = self.sender.try_send(Frame::data(data)) {
+            let _window = self.allowance.reserve(STREAM_WINDOW)?;
+            let _ = self.sender.send(frame).await;
+        }
+        Ok(())
     }
 }
 
-fn begin(state: &Arc<State>, request: ModelInferRequest, trace: Option<Context>) -> Pending {
+fn begin(state: &Arc<State>, decoded: Decoded, trace: Option<Context>) -> Pending {
     let state = Arc::clone(state);
     Pending {
-        id: request.id.clone(),
+        id: decoded.request.id.clone(),
         answer: tokio::spawn(async move {
             let last = InferParameter {
                 choice: Some(Choice::Bool(true)),
@@ -166,7 +196,7 @@ fn begin(state: &Arc<State>, request: ModelInferRequest, trace: Option<Context>)
             let parameters = HashMap::from([("triton_final_response".to_owned(), last)]);
             super::infer(
                 &state,
-                request,
+                decoded,
                 parameters,
                 ("ModelStreamInfer", trace.as_ref()),
             )

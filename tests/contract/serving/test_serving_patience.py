@@ -125,19 +125,19 @@ def test_a_half_sent_frame_is_given_up(hasty, half):
 @pytest.mark.parametrize("path", [INFER, STREAM])
 def test_a_slow_body_over_grpc_is_given_up(hasty, path):
     """Whole frames, each with a byte of a message."""
-    content = message(infer("mlp", np.ones((1, 4), np.float32)))
+    content = message(infer("mlp", np.ones((100, 4), np.float32)))
     with Http2(hasty.grpc) as connection:
         connection.open(1, path)
         connection.socket.settimeout(0.1)
         answered = []
-        for byte in content * 3:
+        for byte in content[:200]:
             connection.send(DATA, 0, 1, bytes([byte]))
             with suppress(TimeoutError):
                 answered += [got for got in read(connection) if got.stream == 1]
             if any(got.kind == RST_STREAM or got.flags & END_STREAM for got in answered):
                 break
-        assert answered, "it was taken for a request"
-        assert answered[-1].kind in (HEADERS, RST_STREAM)
+        else:
+            pytest.fail("it is still waited for")
         connection.socket.settimeout(60)
         connection.call(3, LIVE)
         assert connection.end(3).kind == HEADERS, "the others went with it"

@@ -170,6 +170,17 @@ def test_a_pod_of_a_dead_node_is_deleted_by_force(installed, kube: Kube, namespa
         kube.delete("node", "capstan-test-dead")
 
 
+def test_one_replicas_success_is_the_jobs(installed, kube: Kube, namespace: str) -> None:
+    """About 8 s."""
+    program = "import os, signal; os.environ['CAPSTAN_REPLICA_INDEX'] == '0' or signal.pause()"
+    spec = {"replicas": 2, "successPolicy": {"replica": 0}}
+    kube.apply(training_job(installed, ["python3", "-c", program], **spec), namespace=namespace)
+    job = kube.wait("trainingjob", "job", namespace, finished)
+    assert phase(job) == "Succeeded", job["status"]
+    assert job["status"]["replicas"]["worker"]["succeeded"] == 1
+    assert not {"failure", "restarts"} & job["status"].keys()
+
+
 def test_another_controllers_job_is_left_alone_and_stays_so(installed, kube: Kube, namespace: str) -> None:
     """About 2 s: a job of ours that was made later is acted on first."""
     theirs = training_job(installed, PRINT_AND_STOP, managedBy="example.com/other")

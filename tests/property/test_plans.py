@@ -94,6 +94,8 @@ training_specs = st.fixed_dictionaries(
         "data": st.lists(data_items, max_size=4, unique_by=lambda item: item["name"]),
         "supervise": st.booleans(),
         "suspend": st.booleans(),
+        "successPolicy": st.just({"replica": 0}),
+        "priorityClassName": st.just("urgent"),
         "startupDeadline": st.sampled_from(["0s", "2m", "1h"]),
         "activeDeadline": st.sampled_from(["5m", "1h"]),
         "ttlAfterFinished": st.sampled_from(["0s", "1h"]),

@@ -20,7 +20,7 @@ from capstan_operator.api.common import (
     Resources,
 )
 from capstan_operator.api.sources import DATA_ONCE, DataSource
-from capstan_operator.api.training_policies import FailurePolicy
+from capstan_operator.api.training_policies import FailurePolicy, SuccessPolicy
 from capstan_operator.api.training_status import TrainingJobStatus
 
 KIND = "TrainingJob"
@@ -159,6 +159,25 @@ class TrainingJobSpec(Model):
     )
     checkpoint: Checkpoint | None = Field(None, description="Where the program saves its state.")
     output: Output | None = Field(None, description="Where the program leaves the model.")
+    success_policy: SuccessPolicy | None = Field(
+        None, description="When the job has succeeded. None: when all replicas have."
+    )
+    priority_class_name: (
+        Annotated[
+            str,
+            Text(
+                "[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*",
+                "must be the name of a PriorityClass: lower-case letters, digits, dashes and dots",
+                253,
+            ),
+        ]
+        | None
+    ) = Field(
+        None,
+        description=(
+            "The PriorityClass of the pods: which jobs' pods make room for which, and which are placed first."
+        ),
+    )
     failure_policy: FailurePolicy = Field(
         FailurePolicy(),
         description=(
@@ -225,6 +244,18 @@ class TrainingJobSpec(Model):
     rules = (
         ACCELERATOR_ONCE,
         *DATA_ONCE,
+        Rule(
+            "!has(self.successPolicy) || self.successPolicy.replica < self.replicas",
+            "successPolicy.replica counts from 0: it must be less than replicas",
+            lambda self: self.success_policy is None or self.success_policy.replica < self.replicas,
+        ),
+        Rule(
+            "!has(self.successPolicy) || !has(self.output) || self.successPolicy.replica == 0",
+            "replica 0 writes the output, so with one successPolicy.replica must be 0",
+            lambda self: (
+                self.success_policy is None or self.output is None or self.success_policy.replica == 0
+            ),
+        ),
         Rule(
             "has(self.managedBy) == has(oldSelf.managedBy)"
             " && (!has(self.managedBy) || self.managedBy == oldSelf.managedBy)",

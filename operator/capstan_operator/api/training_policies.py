@@ -1,4 +1,4 @@
-"""What becomes of a TrainingJob when something goes wrong: budgets of restarts, by the class of failure."""
+"""When a TrainingJob has succeeded, and what becomes of it when something fails: budgets by class."""
 
 from __future__ import annotations
 
@@ -45,6 +45,14 @@ class HangBudget(Budget):
             " are taken and it is ended. Longer than the longest silence of a sound run, its start included."
             " Holds from the next attempt on. Default: it is never ended for that."
         ),
+    )
+
+
+class SuccessPolicy(Model):
+    """When the job has done what it is for."""
+
+    replica: int = Field(
+        description="The replica whose success is the job's. The others are then asked to end.", ge=0, le=999
     )
 
 

@@ -196,6 +196,13 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("TrainingJob", {**TRAINING, "env": [{"name": "A", "value": "1", "valueFrom": {}}]}, "not both"),
     ("TrainingJob", {**TRAINING, "activeDeadline": "forever"}, "90s"),
+    ("TrainingJob", {**TRAINING, "successPolicy": {"replica": 1}}, "less than replicas"),
+    (
+        "TrainingJob",
+        {**TRAINING, "replicas": 2, "successPolicy": {"replica": 1}, "output": {"uri": "pvc://a/b"}},
+        "replica 0 writes the output",
+    ),
+    ("TrainingJob", {**TRAINING, "priorityClassName": "Urgent"}, "the name of a PriorityClass"),
     ("TrainingJob", {**TRAINING, "managedBy": "somebody"}, "a path with a domain"),
     ("TrainingJob", {**TRAINING, "failurePolicy": {"user": {"maxRestarts": -1}}}, "maxRestarts"),
     ("TrainingJob", {**TRAINING, "failurePolicy": {"hang": {}}}, "maxRestarts"),

@@ -594,6 +594,26 @@ def test_a_node_where_two_attempts_failed_is_avoided_by_the_third() -> None:
     assert required == {"nodeSelectorTerms": [{"matchExpressions": [expected]}]}
 
 
+def test_one_replicas_success_may_be_the_jobs() -> None:
+    world = training(successPolicy={"replica": 0}, priorityClassName="urgent", output=None)
+    world.step()
+    job = world.controller("Job")
+    assert job["spec"]["successPolicy"] == {"rules": [{"succeededIndexes": "0"}]}
+    assert job["spec"]["template"]["spec"]["priorityClassName"] == "urgent"
+    world.run(job, 2)
+    world.step()
+    world.end(job, 0, 0, **{"class": "ok", "reason": "Completed"})
+    world.condition(world.children["Job", "digits-worker-1"], "SuccessCriteriaMet")
+    world.children["Pod", "digits-worker-1-1"]["metadata"] |= {"deletionTimestamp": world.now.isoformat()}
+    assert not world.step().decision, "the other replica's end is no failure"
+    assert world.ready() == ("False", "Ending")
+    assert "has done what it is for" in world.status["conditions"][0]["message"]
+    world.condition(world.children["Job", "digits-worker-1"], "SuccessCriteriaMet", "Complete")
+    world.step()
+    assert world.status["phase"] == "Succeeded"
+    assert "Replica 0 has completed" in world.status["conditions"][0]["message"]
+
+
 def test_other_budgets_end_no_attempt() -> None:
     world = training()
     world.step()

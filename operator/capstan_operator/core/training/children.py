@@ -59,6 +59,7 @@ _IMMUTABLE: Final = (
     "selector",
     "podFailurePolicy",
     "podReplacementPolicy",
+    "successPolicy",
 )
 
 
@@ -122,11 +123,18 @@ def job(
                     {"action": "FailJob", "onExitCodes": {"operator": "NotIn", "values": [0]}},
                 ]
             },
+            **_success(spec),
             "template": _template(resource, spec, name, attempt, settings),
         },
         attempt_label,
         {labels.MADE_FROM: asked(resource, spec).recorded(live)},
     )
+
+
+def _success(spec: TrainingJobSpec) -> Manifest:
+    if spec.success_policy is None:
+        return {}
+    return {"successPolicy": {"rules": [{"succeededIndexes": str(spec.success_policy.replica)}]}}
 
 
 def kept(desired: Manifest, live: Manifest) -> Manifest:
@@ -171,6 +179,8 @@ def _template(
         "containers": [_trainer(resource, spec, job_name, attempt, settings)],
         "volumes": volumes,
     }
+    if spec.priority_class_name:
+        pod["priorityClassName"] = spec.priority_class_name
     avoided = nodes.avoided(get.mapping(resource, "status"))
     affinity = nodes.avoiding(accelerators.affinity(spec.accelerator, spec.framework), avoided)
     if affinity:

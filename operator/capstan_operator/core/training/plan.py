@@ -124,6 +124,8 @@ def _why(facts: status.Facts) -> tuple[Finding, float | None]:
     held_back = pending.queued(facts.job)
     if held_back is not None:
         return held_back, None
+    if observed.is_true(facts.job, "SuccessCriteriaMet"):
+        return Finding(ENDING, "The job has done what it is for, and its last pods end."), None
     if any(failure.began(pod) for pod in facts.pods):
         return Finding(ENDING, "A replica has failed, and the others are ended."), None
     if facts.started == facts.spec.replicas:

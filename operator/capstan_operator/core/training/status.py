@@ -91,7 +91,12 @@ def suspended(facts: Facts, going: int) -> Manifest:
 def succeeded(facts: Facts) -> Manifest:
     """All replicas have ended well."""
     output = _output(facts)
-    message = f"{facts.spec.replicas} of {facts.spec.replicas} replicas have completed."
+    policy = facts.spec.success_policy
+    message = (
+        f"Replica {policy.replica} has completed, which is what spec.successPolicy asks for."
+        if policy
+        else f"{facts.spec.replicas} of {facts.spec.replicas} replicas have completed."
+    )
     if output:
         message += f" The model is at {output['uri']}."
     result = _status(

@@ -17,24 +17,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-DATATYPES = {
-    "BOOL": TensorProto.BOOL,
-    "UINT8": TensorProto.UINT8,
-    "UINT16": TensorProto.UINT16,
-    "UINT32": TensorProto.UINT32,
-    "UINT64": TensorProto.UINT64,
-    "INT8": TensorProto.INT8,
-    "INT16": TensorProto.INT16,
-    "INT32": TensorProto.INT32,
-    "INT64": TensorProto.INT64,
-    "FP16": TensorProto.FLOAT16,
-    "BF16": TensorProto.BFLOAT16,
-    "FP32": TensorProto.FLOAT,
-    "FP64": TensorProto.DOUBLE,
-    "BYTES": TensorProto.STRING,
-}
-
-Tensor = tuple[str, int, list[int | str]]
+from tests.conformance import models
 
 
 class Serving:
@@ -153,27 +136,18 @@ class Repository:
         self,
         name: str,
         nodes: list[onnx.NodeProto],
-        inputs: list[Tensor],
-        outputs: list[Tensor],
+        inputs: list[models.Tensor],
+        outputs: list[models.Tensor],
         constants: dict[str, np.ndarray] | None = None,
         version: int = 1,
     ) -> Path:
-        graph = helper.make_graph(
-            nodes,
-            name,
-            [helper.make_tensor_value_info(*tensor) for tensor in inputs],
-            [helper.make_tensor_value_info(*tensor) for tensor in outputs],
-            [onnx.numpy_helper.from_array(value, key) for key, value in (constants or {}).items()],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-        onnx.checker.check_model(model)
         file = self.file(name, version)
         file.parent.mkdir(parents=True, exist_ok=True)
-        onnx.save(model, file)
+        file.write_bytes(models.model(name, nodes, inputs, outputs, constants))
         return file
 
     def add_identity(self, name: str, datatype: str, shape: list[int | str], version: int = 1) -> Path:
-        kind = DATATYPES[datatype]
+        kind = models.DATATYPES[datatype]
         node = helper.make_node("Identity", ["x"], ["y"])
         return self.add(name, [node], [("x", kind, shape)], [("y", kind, shape)], version=version)
 
@@ -245,7 +219,7 @@ class Repository:
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     """Every model that the shared server serves."""
     repository = Repository(tmp_path_factory.mktemp("repository"))
-    for datatype in DATATYPES:
+    for datatype in models.DATATYPES:
         repository.add_identity(f"identity_{datatype.lower()}", datatype, ["n", "m"])
     repository.add_identity("big", "FP32", ["n", 262144])
     repository.add_identity("versions", "FP32", [1], version=2)

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
+from tests.contract.serving.wire import END_HEADERS, HEADERS, Http2
+
 INFER = "/v2/models/mlp/infer"
 LIMIT = 8 << 20  # the server's --max-request-bytes
 
@@ -417,25 +419,14 @@ def test_junk_on_the_grpc_port(server, junk):
             pass
 
 
-def frame(kind, flags, stream, payload):
-    """An HTTP/2 frame."""
-    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
-
-
 def test_a_grpc_call_without_a_path(server):
     """CONNECT has none."""
     headers = b"".join(
         name + bytes([len(value)]) + value
         for name, value in ((b"\x02", b"CONNECT"), (b"\x01", b"x"), (b"\x0f\x10", b"application/grpc"))
     )
-    with socket.create_connection(("127.0.0.1", int(server.grpc.rpartition(":")[2])), 20) as connection:
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b""))
-        connection.sendall(frame(1, 0x4, 1, headers))
-        received = connection.makefile("rb")
-        stream = 0
-        while stream != 1:
-            head = received.read(9)
-            stream = struct.unpack(">I", head[5:])[0]
-            received.read(struct.unpack(">I", b"\0" + head[:3])[0])
-        assert head[3] == 1, "a reset and not an answer"
+    with Http2(server.grpc) as connection:
+        connection.send(HEADERS, END_HEADERS, 1, headers)
+        first = next(frame for frame in connection.frames() if frame.stream == 1)
+        assert first.kind == HEADERS, "a reset and not an answer"
     assert "panicked" not in server.log

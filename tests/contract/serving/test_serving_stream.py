@@ -2,8 +2,6 @@
 
 import asyncio
 import queue
-import socket
-import struct
 import threading
 import time
 from pathlib import Path
@@ -15,6 +13,8 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.grpc.aio as triton_grpc_aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
+
+from tests.contract.serving.wire import END_STREAM, HEADERS, INFER, Http2, message
 
 HEALTH = "/grpc.health.v1.Health/Watch"
 
@@ -196,42 +196,20 @@ def test_cancelling_a_stream_frees_its_places(own_repository, start):
         assert stub.ModelInfer(spin(1), timeout=60).id == "spin"
 
 
-def literal(name, value):
-    """A header as HPACK writes it without any table."""
-    return b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
-
-
-def frame(kind, flags, stream, payload):
-    """An HTTP/2 frame."""
-    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
+# "grpc-status" and "4", as HPACK's Huffman code has them.
+DEADLINE_EXCEEDED = bytes.fromhex("889acac8b21234da8f816b")
 
 
 def test_a_deadline_that_passes_is_told_by_the_server(own_repository, start):
     """Clients have timers of their own, so this one is made by hand."""
     own_repository.add_spin()
     slow = start(own_repository, "--workers", "1").ready()
-    headers = {
-        ":method": "POST",
-        ":scheme": "http",
-        ":path": "/inference.GRPCInferenceService/ModelInfer",
-        "content-type": "application/grpc",
-        "te": "trailers",
-        "grpc-timeout": "200m",
-    }
-    message = spin(30_000).SerializeToString()
-    host, port = slow.grpc.split(":")
-    with socket.create_connection((host, int(port)), 60) as connection:
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b""))
-        connection.sendall(frame(1, 0x4, 1, b"".join(literal(*header) for header in headers.items())))
-        connection.sendall(frame(0, 0x1, 1, struct.pack(">BI", 0, len(message)) + message))
-        received = connection.makefile("rb")
-        stream = 0
-        while stream != 1:
-            head = received.read(9)
-            stream = struct.unpack(">I", head[5:])[0]
-            received.read(struct.unpack(">I", b"\0" + head[:3])[0])
-        kind, flags = head[3], head[4]
-        assert (kind, flags & 1) == (1, 1), "no status without a message"
+    with Http2(slow.grpc) as connection:
+        connection.open(1, INFER, grpc_timeout="200m")
+        connection.body(1, message(spin(30_000).SerializeToString()))
+        end = connection.end(1)
+        assert (end.kind, end.flags & END_STREAM) == (HEADERS, END_STREAM), "no status without a message"
+        assert DEADLINE_EXCEEDED in end.payload, end.payload.hex()
         assert slow.scrape()['nv_inference_request_success{model="spin",version="1"}'] == 0
 
 

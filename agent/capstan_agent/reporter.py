@@ -28,6 +28,7 @@ INTERVAL = 10.0
 _PATIENCE = 5.0
 _TRIES = 6
 _PAUSE = 0.2
+_LONGEST = 600
 _BUSY = frozenset({429, 503})
 
 
@@ -39,8 +40,8 @@ class Endpoint:
     authority: str
     token: Path
 
-    def post(self, body: bytes) -> tuple[int, str]:
-        """One request, on a connection of its own: the status, and what is said with it.
+    def post(self, body: bytes) -> tuple[int, str, float]:
+        """One request, on a connection of its own: the status, what is said, seconds until the next.
 
         Raises OSError, HTTPException or ValueError.
         """
@@ -57,7 +58,9 @@ class Endpoint:
         try:
             connection.request("POST", where.path or "/", body, headers)
             response = connection.getresponse()
-            return response.status, response.read(500).decode("utf-8", "replace").strip()
+            said = response.read(500).decode("utf-8", "replace").strip()
+            pause = response.getheader("Retry-After", "")
+            return response.status, said, float(min(int(pause), _LONGEST)) if pause.isdecimal() else 0.0
         finally:
             connection.close()
 
@@ -77,7 +80,7 @@ class Reporter:
         self._where = where
         self._report = Report()
         self._saved: Saved | None = None
-        self._interval = interval
+        self._interval = self._pause = interval
         self._news = threading.Event()
         self._last = threading.Event()
         self._told = b""
@@ -110,7 +113,7 @@ class Reporter:
             self._news.wait(self._interval if self._failing else None)
             self._news.clear()
             self._tell()
-            self._last.wait(self._interval)
+            self._last.wait(self._pause)
         self._tell()
 
     def _tell(self) -> None:
@@ -135,11 +138,12 @@ class Reporter:
             if tries:
                 time.sleep(_PAUSE)
             try:
-                status, said = self._where.post(body)
+                status, said, pause = self._where.post(body)
             except (OSError, http.client.HTTPException, ValueError) as error:
                 why = f"{self._where.url}: {error}"
                 break
             if status < 300:
+                self._pause = max(self._interval, pause)
                 return None
             why = f"{self._where.url} answered {status}: {said}"
             if status not in _BUSY:

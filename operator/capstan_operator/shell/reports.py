@@ -30,6 +30,8 @@ PATH = "/v1/progress"
 BODY, PATIENCE, LEAST = 4096, 5.0, 1.0
 #: Seconds between two passes over a job because of its progress, and such passes a second.
 EVERY, RATE = 10.0, 20
+#: Seconds after its last report for which a job counts as one that reports.
+_REPORTING = 600.0
 
 
 class Reports:
@@ -42,6 +44,8 @@ class Reports:
         self._heard: dict[Key, float] = {}
         self._asked: dict[Key, float] = {}
         self._waiting: dict[Key, None] = {}
+        #: Seconds after which a job's next report is of use: sooner, it would not be written.
+        self.interval = EVERY
 
     def put(self, key: Key, uid: str, report: Report) -> bool:
         """Take a report; False when it comes too soon after the last one."""
@@ -68,6 +72,8 @@ class Reports:
     def turn(self) -> None:
         """Ask for passes over those that have waited longest, once a second."""
         now = self._clock()
+        reporting = sum(now - heard < _REPORTING for heard in self._heard.values())
+        self.interval = max(EVERY, reporting / RATE)
         ready = [key for key in self._waiting if now - self._asked.get(key, -EVERY) >= EVERY]
         for key in ready[:RATE]:
             del self._waiting[key]
@@ -117,7 +123,8 @@ class Desk:
         except TimeoutError:
             status, text = 408, "the report did not arrive in time\n"
         self._metrics.reports.labels(code=str(status)).inc()
-        headers = {"Retry-After": "1"} if status in {429, 503} else {}
+        headers = {"Retry-After": str(round(self._reports.interval))} if status == 204 else {}
+        headers |= {"Retry-After": "1"} if status in {429, 503} else {}
         response = web.Response(status=status, text=text, headers=headers)
         response.force_close()  # the next report is ten seconds away, and there are thousands
         return response

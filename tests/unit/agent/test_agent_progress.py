@@ -6,6 +6,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,6 +29,7 @@ class Operator(ThreadingHTTPServer):
 
     def __init__(self, folder: Path) -> None:
         self.answers: list[int] = []
+        self.pause = "0"
         self.reports: list[dict[str, Any]] = []
         self.tokens: list[str | None] = []
         self.heard = threading.Condition()
@@ -58,6 +60,7 @@ class Handler(BaseHTTPRequestHandler):
             self.server.heard.notify_all()
         self.send_response(status)
         self.send_header("Content-Length", "0")
+        self.send_header("Retry-After", self.server.pause)
         self.end_headers()
 
     def log_message(self, *_: Any) -> None:
@@ -298,6 +301,21 @@ def test_only_the_last_word_is_told_and_it_is_told_at_the_end(pod, operator):
         reporter.note(Report(step=step))
     reporter.finish(30)
     assert [report["step"] for report in operator.reports] == [1, 499]
+
+
+def test_the_operator_says_how_long_to_wait_for_the_next(pod, operator):
+    """With thousands of jobs, most reports would not be written."""
+    operator.pause = "3600"
+    where = endpoint(pod)
+    assert where is not None
+    reporter = Reporter(where, interval=0.01)
+    reporter.note(Report(step=1))
+    operator.wait_for(lambda: bool(operator.reports))
+    for step in range(2, 50):
+        reporter.note(Report(step=step))
+        time.sleep(0.01)
+    reporter.finish(30)
+    assert [report["step"] for report in operator.reports] == [1, 49]
 
 
 def test_what_has_not_changed_is_not_told(pod, operator):

@@ -273,6 +273,18 @@ def test_a_fleet_takes_turns(rig: Rig) -> None:
     assert len(rig.due) == len(keys), "who has nothing new is not due"
 
 
+def test_a_large_fleet_is_asked_to_report_less_often(rig: Rig) -> None:
+    """No more often than is written. Who has long ended does not count."""
+    for number in range(1000):
+        reported(rig.reports, number)
+    rig.reports.turn()
+    assert rig.reports.interval == 1000 / RATE
+    rig.clock += 3600
+    reported(rig.reports, 1)
+    rig.reports.turn()
+    assert rig.reports.interval == EVERY
+
+
 def test_a_job_that_is_gone_is_forgotten(rig: Rig) -> None:
     key = reported(rig.reports, 1)
     rig.reports.forget(key)

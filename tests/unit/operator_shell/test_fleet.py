@@ -57,6 +57,20 @@ def test_a_training_job() -> None:
     }
 
 
+def test_progress_is_told_once_it_has_been_reported() -> None:
+    def told(progress: Any) -> dict[str, float]:
+        found = series(Fleet().exposition([resource("TrainingJob", "digits", RUNNING | progress)], []))
+        return {name: value for name, value in found.items() if "_progress_" in name}
+
+    name = "name=digits,namespace=ns"
+    assert told({}) == {}
+    assert told({"progress": {"step": 7}}) == {f"capstan_trainingjob_progress_step{{{name}}}": 7}
+    assert told({"progress": {"step": 0, "percent": 0}}) == {
+        f"capstan_trainingjob_progress_step{{{name}}}": 0,
+        f"capstan_trainingjob_progress_percent{{{name}}}": 0,
+    }
+
+
 def test_an_inference_service() -> None:
     found = series(Fleet().exposition([], [resource("InferenceService", "digits", UPDATING)]))
     name = "name=digits,namespace=ns"

@@ -200,11 +200,8 @@ async fn accept(
         }
     };
     loop {
-        let accepted = tokio::select! {
-            // First, since it is never ready but once, while connections may come without end.
-            biased;
-            _ = stopped.changed() => break,
-            accepted = listener.accept() => accepted,
+        let Some(accepted) = unless_stopped(&mut stopped, listener.accept()).await else {
+            break;
         };
         match accepted.and_then(|(stream, _)| stream.into_std()) {
             Ok(stream) => begin(stream, &stopped),
@@ -220,6 +217,18 @@ async fn accept(
             Ok(_) => {}
             Err(_) => return,
         }
+    }
+}
+
+/// What comes next, if the server does not stop. That is looked at first, since there may always be a next.
+async fn unless_stopped<T>(
+    stopped: &mut watch::Receiver<bool>,
+    next: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! {
+        biased;
+        _ = stopped.changed() => None,
+        next = next => Some(next),
     }
 }
 
@@ -283,4 +292,18 @@ async fn until_stopped<C: Future>(
     }
     shut_down(connection.as_mut());
     connection.await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_listener_that_always_has_one_more_does_not_keep_the_server_from_stopping() {
+        let (stop, mut stopped) = watch::channel(false);
+        let next = || std::future::ready(7);
+        assert_eq!(unless_stopped(&mut stopped, next()).await, Some(7));
+        stop.send_replace(true);
+        assert_eq!(unless_stopped(&mut stopped, next()).await, None);
+    }
 }

@@ -2,7 +2,6 @@
 for so many connections only."""
 
 import socket
-import threading
 import time
 from contextlib import ExitStack, suppress
 
@@ -234,24 +233,3 @@ def test_connections_beyond_the_limit_are_told_so(repository, start):
         held[0].sendall(LIVELY)
         assert held[0].recv(65536).startswith(b"HTTP/1.1 200"), "those who were there suffer"
     crowded.until(lambda: crowded.get("/v2/models/mlp")[0] == 200)
-
-
-def test_a_drain_ends_under_a_flood_of_connections(repository, start):
-    """A listener that always has one more must not keep the server from ending."""
-    flooded = start(repository).ready()
-    stop = threading.Event()
-
-    def flood():
-        while not stop.is_set():
-            with suppress(OSError):
-                connect(flooded).close()
-
-    threads = [threading.Thread(target=flood) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    try:
-        assert flooded.terminate() == 0
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()

@@ -208,6 +208,8 @@ async fn accept(
             Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
+    // Those who come now have to learn of it, too.
+    stopped.mark_changed();
     let Ok(listener) = listener.into_std() else {
         return;
     };

@@ -137,7 +137,7 @@ def _file(folder: Path, name: str, content: bytes) -> Path:
 def processor_seconds(pids: Sequence[int]) -> float:
     """What processes and their children have used."""
     ticks = 0
-    for pid in _family(pids):
+    for pid in family(pids):
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except FileNotFoundError:
@@ -146,11 +146,12 @@ def processor_seconds(pids: Sequence[int]) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def _family(pids: Sequence[int]) -> set[int]:
+def family(pids: Sequence[int]) -> set[int]:
+    """Processes, their children, and theirs."""
     found = set(pids)
     for pid in pids:
         for children in Path(f"/proc/{pid}/task").glob("*/children"):
-            found |= _family([int(child) for child in children.read_text().split()])
+            found |= family([int(child) for child in children.read_text().split()])
     return found
 
 

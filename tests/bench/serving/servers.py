@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -71,7 +71,7 @@ def session(file: Path) -> ort.InferenceSession:
 def _process(
     case: Case, name: str, *command: str | Path, environment: dict[str, str] | None = None, cwd: Path = PEERS
 ) -> Iterator[tuple[int, IO[str]]]:
-    """Its id and its log, from the beginning; it ends with its whole group."""
+    """Its id and its log, from the beginning; it ends with its family, other groups of processes too."""
     log = case.folder / f"{name}-{case.model}.log"
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -86,7 +86,9 @@ def _process(
         with log.open() as reader:
             yield process.pid, reader
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        for pid in load.family([process.pid]):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         process.wait()
 
 

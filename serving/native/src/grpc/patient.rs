@@ -103,6 +103,8 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // All that lay ready has been taken.
+        self.writing.renew();
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
@@ -151,4 +153,33 @@ async fn patient<F: Future>(call: F, span: Duration) {
         }
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_taken_all_owes_nothing() {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(address).await.unwrap();
+        let span = Duration::from_secs(30);
+        let mut socket = Socket::new(stream, span);
+        poll_fn(|context| {
+            assert!(socket.written(Pending, context).is_pending());
+            assert!(socket.written(Ready(Ok(1)), context).is_ready());
+            Pin::new(&mut socket).poll_flush(context)
+        })
+        .await
+        .unwrap();
+        tokio::time::advance(2 * span).await;
+        let mut late =
+            async || poll_fn(|context| Ready(socket.written(Pending, context).is_ready())).await;
+        assert!(!late().await);
+        tokio::time::advance(2 * span).await;
+        assert!(late().await);
+    }
 }

@@ -107,12 +107,14 @@ impl Stream<'_> {
         let mut window: Option<Share> = None;
         while reading || !pending.is_empty() {
             // What is not read piles up in the stream's window.
-            window = match reading && pending.len() == PENDING {
-                true => window
-                    .map_or_else(|| state.inflight.reserve(STREAM_WINDOW), Ok)
-                    .map(Some)?,
-                false => None,
-            };
+            if !reading || pending.len() < PENDING {
+                window = None;
+            } else if window.is_none() {
+                match state.inflight.reserve(STREAM_WINDOW) {
+                    Ok(share) => window = Some(share),
+                    Err(failure) => (reading, broken) = (false, Some(failure)),
+                }
+            }
             tokio::select! {
                 // The client is gone; what it asked for goes with it.
                 () = self.sender.closed() => return Ok(()),

@@ -186,10 +186,15 @@ extern "C" fn missing(signal: c_int, info: *mut siginfo_t, _: *mut c_void) {
             address >= start && address - start < place.size.load(SeqCst)
         };
         // What a process sends has no address, and a code that is not positive.
-        if (*info).si_code > 0
-            && let Some(place) = PLACES.iter().find(ours)
-        {
-            place.broken.store(true, SeqCst);
+        let mut found = false;
+        if (*info).si_code > 0 {
+            // Of all that seem to be it: one that changes hands right now must not hide the one that is.
+            for place in PLACES.iter().filter(ours) {
+                place.broken.store(true, SeqCst);
+                found = true;
+            }
+        }
+        if found {
             let replaced = libc::mmap(
                 (address - address % page) as *mut c_void,
                 *page,

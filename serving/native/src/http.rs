@@ -1,6 +1,8 @@
 //! The HTTP/1.1 door: the hot routes here, every other one handed to the control side.
 
 mod regions;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -154,6 +156,7 @@ async fn inference(
     kind: &str,
     request: Request<Bytes>,
 ) -> Result<Response<Reply>> {
+    allow(&request, &Method::POST)?;
     let context = trace::context(state.tracing.as_ref(), request.headers());
     let mut span = context.and_then(|context| {
         let versioned = if version.is_empty() {
@@ -186,7 +189,6 @@ async fn infer(
     request: Request<Bytes>,
     span: &mut Option<Box<Span>>,
 ) -> Result<Response<Reply>> {
-    allow(&request, &Method::POST)?;
     let model = state.model(name, parse_version(version)?)?;
     let json_length = json_length(request.headers())?;
     let accepted = accepted(request.headers());
@@ -238,7 +240,6 @@ async fn generate(
     request: Request<Bytes>,
     span: &mut Option<Box<Span>>,
 ) -> Result<Response<Reply>> {
-    allow(&request, &Method::POST)?;
     let model = state.model(name, parse_version(version)?)?;
     let body = decompressed(state, request).await?;
     let parsing = (Arc::clone(&model), Arc::clone(&state.inflight));
@@ -248,10 +249,17 @@ async fn generate(
     });
     let mut infer = parsed.await.inspect_err(|_| model.refuse())?;
     trace::follow(span, &model, &mut infer);
-    let rendered = model.infer(&mut infer).await.and_then(|tensors| {
-        let outputs = reply::outputs(&model.signature, &infer.outputs, tensors)?;
-        generate::render(&infer.id, (&model.name, &model.version), &outputs)
-    });
+    let rendered = match model.infer(&mut infer).await {
+        Ok(tensors) => {
+            let long = reply::work(&infer.outputs, &tensors);
+            aside(long, move || {
+                let outputs = reply::outputs(&model.signature, &infer.outputs, tensors)?;
+                generate::render(&infer.id, (&model.name, &model.version), &outputs)
+            })
+            .await
+        }
+        Err(failure) => Err(failure),
+    };
     if kind == "generate" {
         return Ok(json_reply(Bytes::from(rendered?)));
     }
@@ -343,9 +351,14 @@ async fn control(
     let method = request.method().to_string();
     let path: Vec<String> = path.iter().map(|&segment| segment.to_owned()).collect();
     let body = decompressed(state, request).await?;
-    if method == "POST" {
-        json::check_few(&body)?;
-    }
+    let posted = method == "POST";
+    let body = aside(body.len(), move || {
+        if posted {
+            json::check_few(&body)?;
+        }
+        Ok(body)
+    })
+    .await?;
     // What it becomes on its way: text, with its files in base64, and these files again.
     let memory = state.inflight.reserve(2 * body.len())?;
     let load = matches!(path.last().map(String::as_str), Some("load" | "unload"));
@@ -425,18 +438,4 @@ fn percent_decode(segment: &str) -> Option<String> {
         rest = tail;
     }
     String::from_utf8(decoded).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_split_before_they_are_decoded() {
-        assert_eq!(segments("/v2/a%2fb/c").unwrap(), ["v2", "a/b", "c"]);
-        assert_eq!(segments("/v2/%2e%2E/").unwrap(), ["v2", "..", ""]);
-        for bad in ["/%", "/%1", "/%zz", "/%+1", "/%ff"] {
-            assert!(segments(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -19,6 +19,9 @@ const MOST: usize = 4096;
 /// Models have two to five.
 const MOST_DIMENSIONS: usize = 64;
 
+/// Fields that are counted quickly, before it is known how much work a message is.
+const FIRST: usize = 256;
+
 /// The fields of a `ModelInferRequest` that are repeated.
 const REPEATED: [(u32, &str); 4] = [
     (4, "parameters"),
@@ -71,6 +74,25 @@ pub fn weigh(message: &[u8]) -> Result<usize> {
     whole.map(|()| weight)
 }
 
+/// How many bytes of a `ModelInferRequest` have to be looked at one by one: all but its raw contents, as far as these
+/// are among the first fields.
+pub fn work(message: &[u8]) -> usize {
+    let mut raw = 0;
+    let mut rest = message;
+    for _ in 0..FIRST {
+        // The end of a group is not known before all of it was looked at.
+        if !matches!(decode_key(&mut { rest }), Ok((_, kind)) if kind != WireType::StartGroup) {
+            break;
+        }
+        match field(&mut rest) {
+            Ok((RAW, payload)) => raw += payload.len(),
+            Ok(_) => {}
+            Err(_) => break,
+        }
+    }
+    message.len() - raw
+}
+
 /// Refuse a `RepositoryModelLoadRequest` with too many parameters, before it is decoded.
 pub fn few_parameters(message: &[u8]) -> Result<()> {
     let mut parameters = 0;
@@ -85,10 +107,20 @@ pub fn few_parameters(message: &[u8]) -> Result<()> {
 
 fn input(message: &[u8]) -> Result<usize> {
     let mut parameters = 0;
+    let mut dimensions = 0;
     let mut weight = 0;
     fields(message, |tag, payload| {
         weight += match tag {
-            SHAPE => 8 * payload.len().max(1),
+            SHAPE => {
+                // Packed, or one alone; each ends with a byte below 128.
+                dimensions += payload.iter().filter(|&&byte| byte < 128).count().max(1);
+                if dimensions > MOST_DIMENSIONS {
+                    return Err(Failure::invalid(format!(
+                        "a request has at most {MOST_DIMENSIONS} dimensions in a shape"
+                    )));
+                }
+                8 * payload.len().max(1)
+            }
             TYPED => contents(payload)?,
             INPUT_PARAMETERS => {
                 parameters += 1;
@@ -276,6 +308,42 @@ mod tests {
         assert!(refused.message.contains("parameters of an input"));
     }
 
+    #[test]
+    fn raw_contents_are_no_work() {
+        let request = ModelInferRequest {
+            model_name: "m".into(),
+            raw_input_contents: vec![Bytes::from(vec![0; 1 << 20]); 2],
+            ..Default::default()
+        };
+        assert!(work(&request.encode_to_vec()) < 20);
+        // Names, unknown fields and groups are, and what comes after them is not looked for.
+        for much in [
+            &[0x78, 5].repeat(1 << 20)[..],
+            &[&[0x7b], &[0x78, 5].repeat(1 << 20)[..], &[0x7c]].concat(),
+        ] {
+            let message = [much, &request.encode_to_vec()].concat();
+            assert_eq!(work(&message), message.len());
+        }
+    }
+
+    #[test]
+    fn a_shape_in_a_message_has_few_dimensions() {
+        let message = |shape: &[u8]| {
+            let input = [&[0x1a, shape.len() as u8], shape].concat();
+            [&[0x2a, input.len() as u8], &input[..]].concat()
+        };
+        assert!(weigh(&message(&[1; MOST_DIMENSIONS])).is_ok());
+        assert!(
+            weigh(&message(&[0x81, 1].repeat(50))).is_ok(),
+            "two bytes each"
+        );
+        let refused = weigh(&message(&[1; MOST_DIMENSIONS + 1])).unwrap_err();
+        assert!(refused.message.contains("dimensions"), "{refused}");
+        let single = [0x18, 1].repeat(MOST_DIMENSIONS + 1);
+        let single = [&[0x2a, 0x82, 1], &single[..]].concat();
+        assert!(weigh(&single).unwrap_err().message.contains("dimensions"));
+    }
+
     proptest! {
         #[test]
         fn nothing_becomes_more_than_it_weighs(
@@ -310,6 +378,7 @@ mod tests {
         #[test]
         fn nothing_panics(message in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = weigh(&message);
+            assert!(work(&message) <= message.len());
         }
     }
 

@@ -14,7 +14,7 @@ use flate2::write::{GzEncoder, ZlibEncoder};
 use crate::allowance::Share;
 use crate::aside::{LARGE, aside};
 use crate::body;
-use crate::error::{Failure, Result};
+use crate::error::{Failure, Result, shown};
 
 /// What the replies to unknown encodings say is known.
 pub const KNOWN: &str = "gzip, deflate";
@@ -51,7 +51,7 @@ impl Encoding {
         } else {
             Err(Failure::unimplemented(format!(
                 "encoding '{}' is not supported, use one of {KNOWN}",
-                name.escape_default()
+                shown(name)
             )))
         }
     }

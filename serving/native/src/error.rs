@@ -1,6 +1,7 @@
 //! What can go wrong with a request, and the two tables that say so on each protocol.
 
 use std::fmt;
+use std::str::EscapeDefault;
 
 /// The kind of a failure. `http` and `grpc` are the only places where it becomes a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +61,26 @@ impl Code {
     }
 }
 
+/// Bytes of a message at most: what a client wrote may be part of it, and gRPC's headers take no more.
+const LONGEST: usize = 4096;
+
+/// Bytes of what a client wrote that a message shows.
+const SHOWN: usize = 256;
+
+/// What a client wrote, as a message shows it: escaped, and of what is long only the beginning.
+pub fn shown(text: &str) -> EscapeDefault<'_> {
+    beginning(text, SHOWN).escape_default()
+}
+
+/// The first bytes of a text, so many or those of whole characters.
+pub fn beginning(text: &str, most: usize) -> &str {
+    if text.len() <= most {
+        return text;
+    }
+    let whole = (0..=most).rev().find(|&end| text.is_char_boundary(end));
+    &text[..whole.unwrap_or(0)]
+}
+
 /// A failed request: the kind, and the sentence for the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -71,9 +92,13 @@ pub struct Failure {
 
 impl Failure {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        if message.len() > LONGEST {
+            message = beginning(&message, LONGEST).to_owned();
+        }
         Self {
             code,
-            message: message.into(),
+            message,
             allow: None,
         }
     }
@@ -116,3 +141,17 @@ impl fmt::Display for Failure {
 }
 
 pub type Result<T> = std::result::Result<T, Failure>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_no_longer_than_it_may_be_whatever_a_client_wrote() {
+        let name = "é\u{1}".repeat(1 << 20);
+        assert_eq!(Failure::invalid(name.clone()).message.len(), LONGEST - 1);
+        assert!(shown(&name).to_string().len() < 10 * SHOWN);
+        assert_eq!(shown("a\n").to_string(), "a\\n");
+        assert_eq!((beginning("aé", 2), beginning("aé", 3)), ("a", "aé"));
+    }
+}

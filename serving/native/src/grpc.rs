@@ -22,7 +22,7 @@ use crate::aside::aside;
 use crate::body::Reply;
 use crate::bounds;
 use crate::compression::Encoding;
-use crate::error::{Code, Failure, Result};
+use crate::error::{Code, Failure, Result, shown};
 use crate::proto::{
     Empty, HealthCheckResponse, InferParameter, LogSettings, ModelConfigResponse,
     ModelMetadataResponse, ModelRef, ModelStatisticsResponse, Name, RepositoryIndexRequest,
@@ -110,6 +110,7 @@ async fn answer(
     let deadline = deadline(&parts.headers)?;
     let path = parts.uri.path();
     let trace = trace::context(state.tracing.as_ref(), &parts.headers);
+    let trace = trace.map(|trace| trace.until(deadline));
     if path == format!("/{SERVICE}/ModelStreamInfer") {
         return Ok(stream::infer(
             state,
@@ -167,7 +168,7 @@ fn deadline(headers: &HeaderMap) -> Result<Option<Duration>> {
     }
 }
 
-fn expired() -> Failure {
+pub fn expired() -> Failure {
     Failure::new(Code::TooSlow, "the call's deadline has passed")
 }
 
@@ -248,7 +249,7 @@ impl Call<'_> {
             }
             _ => Err(Failure::unimplemented(format!(
                 "this server does not offer '{}'",
-                path.escape_default()
+                shown(path)
             ))),
         }
     }
@@ -266,8 +267,8 @@ impl Call<'_> {
     /// A call that the control side answers, in JSON both ways.
     async fn control<Q, R>(self, name: &str) -> Result<Vec<Bytes>>
     where
-        Q: Message + Default + serde::Serialize,
-        R: Message + serde::de::DeserializeOwned,
+        Q: Message + Default + serde::Serialize + 'static,
+        R: Message + serde::de::DeserializeOwned + 'static,
     {
         let state = Arc::clone(self.state);
         let load = name.starts_with("RepositoryModel");
@@ -275,12 +276,17 @@ impl Call<'_> {
             true => self.read(usize::MAX).await?,
             false => self.read(SMALL).await?,
         };
-        bounds::few_parameters(&message)?;
-        // What it becomes on its way: text, with its files in base64, and these files again.
-        let memory = state.inflight.reserve(2 * message.len())?;
-        let request: Q = decode(message)?;
         let broken = |error: serde_json::Error| Failure::internal(error.to_string());
-        let request = serde_json::to_string(&request).map_err(broken)?;
+        let allowance = Arc::clone(&state.inflight);
+        let text = aside(message.len(), move || {
+            bounds::few_parameters(&message)?;
+            // What it becomes on its way: text, with its files in base64, and these files again.
+            let memory = allowance.reserve(2 * message.len())?;
+            let request: Q = decode(message)?;
+            let text = serde_json::to_string(&request).map_err(broken)?;
+            Ok((text, memory))
+        });
+        let (request, memory) = text.await?;
         let name = name.to_owned();
         let answer = state.ask(load, move |control| {
             let answer = control.rpc(&name, &request);
@@ -336,13 +342,13 @@ async fn inferred(
     let mut infer = parsed.await.inspect_err(|_| model.refuse())?;
     trace::follow(span, &model, &mut infer);
     let tensors = model.infer(&mut infer).await?;
-    let outputs = reply::outputs(&model.signature, &infer.outputs, tensors)?;
-    Ok(protobuf::render(
-        infer.id,
-        (&model.name, &model.version),
-        outputs,
-        parameters,
-    ))
+    let long = reply::work(&infer.outputs, &tensors);
+    aside(long, move || {
+        let outputs = reply::outputs(&model.signature, &infer.outputs, tensors)?;
+        let model = (model.name.as_str(), model.version.as_str());
+        Ok(protobuf::render(infer.id, model, outputs, parameters))
+    })
+    .await
 }
 
 /// A model that is not there is not ready.
@@ -361,7 +367,7 @@ fn health(state: &State, service: &str) -> Result<i32> {
         "" | SERVICE => Ok(NOT_SERVING),
         _ => Err(Failure::not_found(format!(
             "unknown service '{}'",
-            service.escape_default()
+            shown(service)
         ))),
     }
 }

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use crate::allowance::Allowance;
 use crate::bounds;
 use crate::elements;
-use crate::error::{Failure, Result};
+use crate::error::{Failure, Result, shown};
 use crate::reply::{self, Carrier};
 use crate::request::{self, InferRequest, Outputs, Parameters, Protocol, Value, Wanted};
 use crate::scalar::Scalar;
@@ -135,7 +135,7 @@ pub fn parse(
                 .ok_or_else(|| {
                     Failure::invalid(format!(
                         "input '{}' has a 'binary_data_size' that is no size",
-                        input.name.escape_default()
+                        shown(&input.name)
                     ))
                 })?,
             ),
@@ -239,7 +239,7 @@ fn wanted(
             Some(_) => {
                 return Err(Failure::invalid(format!(
                     "output '{}' has a 'binary_data' that is neither true nor false",
-                    name.escape_default()
+                    shown(name)
                 )));
             }
         };
@@ -264,7 +264,7 @@ pub fn put(parameters: &mut Parameters, name: &str, value: &Scalar) -> Result<()
         Some(value) => parameters.put(Protocol::Http, name, value),
         None => Err(Failure::invalid(format!(
             "parameter '{}' must be a number, a string or a truth value",
-            name.escape_default()
+            shown(name)
         ))),
     }
 }

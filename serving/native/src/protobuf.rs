@@ -9,7 +9,7 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 
 use crate::allowance::Allowance;
 use crate::datatype::Datatype;
-use crate::error::{Failure, Result};
+use crate::error::{Failure, Result, shown};
 use crate::proto::{
     InferParameter, ModelInferRequest, ModelInferResponse, OutputTensor, RAW_OUTPUT_CONTENTS,
     TensorContents,
@@ -87,7 +87,7 @@ pub fn parse(
             None => {
                 return Err(Failure::invalid(format!(
                     "parameter '{}' has no value",
-                    name.escape_default()
+                    shown(name)
                 )));
             }
         }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::allowance::Allowance;
 use crate::classification;
 use crate::datatype::Datatype;
-use crate::error::{Failure, Result};
+use crate::error::{Failure, Result, shown};
 use crate::shm::{Regions, Slot};
 use crate::signature::Signature;
 use crate::tensor::{Tensor, aligned, is_aligned};
@@ -107,7 +107,7 @@ fn must(name: &str, be: &str) -> Failure {
 }
 
 fn reserved(name: &str) -> Failure {
-    Failure::invalid(format!("parameter '{}' is reserved", name.escape_default()))
+    Failure::invalid(format!("parameter '{}' is reserved", shown(name)))
 }
 
 /// Where a tensor's parameters place it in shared memory: all of `shared_memory_region`, `_offset` (0 if
@@ -122,7 +122,7 @@ pub fn slot(
     let bad = |what: &str| {
         Failure::invalid(format!(
             "tensor '{}' has a 'shared_memory_{what}'",
-            tensor.escape_default()
+            shown(tensor)
         ))
     };
     let region = match (region, offset, size) {

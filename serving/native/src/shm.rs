@@ -13,7 +13,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 
-use crate::error::{Code, Failure, Result};
+use crate::error::{Code, Failure, Result, shown};
 use crate::tensor::ALIGNMENT;
 use mapping::Mapping;
 
@@ -74,7 +74,7 @@ impl Regions {
         let refused = |why: &str| {
             Failure::invalid(format!(
                 "shared memory region '{}' cannot be registered: {why}",
-                name.escape_default()
+                shown(name)
             ))
         };
         if name.is_empty() {
@@ -85,21 +85,21 @@ impl Regions {
         }
         let beyond = || refused("its offset and byte_size are beyond any object");
         let end = offset.checked_add(size).ok_or_else(beyond)?;
-        let shown = key.escape_default();
+        let named = shown(key);
         let object = open(&self.folder, key)
-            .map_err(|error| refused(&format!("the object '{shown}' cannot be opened: {error}")))?;
+            .map_err(|error| refused(&format!("the object '{named}' cannot be opened: {error}")))?;
         let length = object
             .metadata()
-            .map_err(|error| refused(&format!("the object '{shown}' has no size: {error}")))?
+            .map_err(|error| refused(&format!("the object '{named}' has no size: {error}")))?
             .len();
         if end > length {
             return Err(refused(&format!(
-                "it ends at byte {end}, the object '{shown}' has only {length}"
+                "it ends at byte {end}, the object '{named}' has only {length}"
             )));
         }
         let bytes = usize::try_from(size).map_err(|_| beyond())?;
         let mapping = Mapping::new(&object, offset, bytes)
-            .map_err(|error| refused(&format!("the object '{shown}' cannot be mapped: {error}")))?
+            .map_err(|error| refused(&format!("the object '{named}' cannot be mapped: {error}")))?
             .ok_or_else(|| {
                 Failure::unavailable(format!(
                     "there are {} shared memory regions already; unregister one",
@@ -112,7 +112,7 @@ impl Regions {
                 Code::AlreadyExists,
                 format!(
                     "shared memory region '{}' is already registered; unregister it first",
-                    name.escape_default()
+                    shown(name)
                 ),
             ));
         }
@@ -155,7 +155,7 @@ impl Regions {
         regions.get(name).cloned().ok_or_else(|| {
             Failure::not_found(format!(
                 "there is no shared memory region '{}'",
-                name.escape_default()
+                shown(name)
             ))
         })
     }
@@ -175,8 +175,8 @@ impl Regions {
             }),
             _ => Err(Failure::invalid(format!(
                 "tensor '{}' needs {size} bytes at offset {offset} of shared memory region '{}', which has {}",
-                tensor.escape_default(),
-                region.name.escape_default(),
+                shown(tensor),
+                shown(&region.name),
                 region.size
             ))),
         }
@@ -211,7 +211,7 @@ impl Slot {
             return Err(Failure::invalid(format!(
                 "output '{output}' has {} bytes, its place in shared memory region '{}' only {}",
                 data.len(),
-                self.region.name.escape_default(),
+                shown(&self.region.name),
                 self.size
             )));
         }
@@ -225,7 +225,7 @@ impl Slot {
     /// A page that is there may still lie beyond the object's end, and what is beyond it is nobody's.
     fn check_length(&self, size: usize) -> Result<()> {
         let region = &self.region;
-        let name = region.name.escape_default();
+        let name = shown(&region.name);
         let length = region.object.metadata().map_err(|error| {
             Failure::invalid(format!(
                 "the object of shared memory region '{name}' has no size: {error}"
@@ -245,7 +245,7 @@ impl Slot {
     fn broken(&self) -> Failure {
         Failure::invalid(format!(
             "memory of shared memory region '{}' is missing: its object was shortened, or its folder is full; unregister the region and register it again",
-            self.region.name.escape_default()
+            shown(&self.region.name)
         ))
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::datatype::Datatype;
-use crate::error::{Failure, Result};
+use crate::error::{Failure, Result, shown};
 use crate::tensor::{Tensor, aligned, bytes_elements, bytes_length, elements};
 
 /// One input or output. A dimension of -1 may be of any size.
@@ -34,7 +34,8 @@ impl Signature {
     pub fn output(&self, name: &str) -> Result<usize> {
         position(&self.outputs, name).ok_or_else(|| {
             Failure::invalid(format!(
-                "unexpected inference output '{name}'; the model's outputs are {}",
+                "unexpected inference output '{}'; the model's outputs are {}",
+                shown(name),
                 names(&self.outputs)
             ))
         })
@@ -59,7 +60,7 @@ impl TensorSpec {
             return Err(Failure::invalid(format!(
                 "input '{}' has datatype '{}', the model expects '{}'",
                 self.name,
-                datatype.escape_default(),
+                shown(datatype),
                 self.datatype.name()
             )));
         }
@@ -205,7 +206,7 @@ impl<'a> Inputs<'a> {
         let index = position(self.specs, name).ok_or_else(|| {
             Failure::invalid(format!(
                 "unexpected inference input '{}'; the model's inputs are {}",
-                name.escape_default(),
+                shown(name),
                 names(self.specs)
             ))
         })?;

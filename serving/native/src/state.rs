@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::allowance::Allowance;
 use crate::connections::Connections;
-use crate::error::{Failure, Result};
+use crate::error::{Failure, Result, shown};
 use crate::model::Model;
 use crate::shm::Regions;
 use crate::trace::Tracing;
@@ -189,16 +189,16 @@ impl State {
     /// The model that a request means: the version it names, or else the highest that is served.
     pub fn model(&self, name: &str, version: Option<u64>) -> Result<Arc<Served>> {
         let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
-        let shown = name.escape_default();
+        let named = shown(name);
         let versions = models.get(name).ok_or_else(|| {
-            Failure::not_found(format!("Request for unknown model: '{shown}' is not found"))
+            Failure::not_found(format!("Request for unknown model: '{named}' is not found"))
         })?;
         let entry = match version {
             Some(version) => versions
                 .get(&version)
                 .ok_or_else(|| {
                     Failure::not_found(format!(
-                        "Request for unknown model: '{shown}' version {version} is not found"
+                        "Request for unknown model: '{named}' version {version} is not found"
                     ))
                 })?
                 .as_ref(),
@@ -206,7 +206,7 @@ impl State {
         };
         entry.cloned().ok_or_else(|| {
             Failure::unavailable(format!(
-                "model '{shown}' is not loaded; the repository index says why"
+                "model '{named}' is not loaded; the repository index says why"
             ))
         })
     }
@@ -235,7 +235,7 @@ pub fn parse_version(text: &str) -> Result<Option<u64>> {
         Ok(version) if digits => Ok(Some(version)),
         _ => Err(Failure::not_found(format!(
             "'{}' is no model version: versions are numbers",
-            text.escape_default()
+            shown(text)
         ))),
     }
 }

@@ -8,12 +8,12 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use hyper::HeaderMap;
 
 use crate::counters::Phases;
-use crate::error::Failure;
+use crate::error::{Failure, beginning};
 use crate::model::Model;
 use crate::request::InferRequest;
 
@@ -23,6 +23,9 @@ mod otlp;
 
 use buffer::Buffer;
 pub use context::Parent;
+
+/// Bytes of a name that a client gave: its span waits when the request is long gone.
+const KEPT: usize = 256;
 
 /// What is traced, and where it waits to be exported.
 pub struct Tracing {
@@ -153,6 +156,7 @@ impl Mark {
 pub struct Context {
     tracing: Arc<Tracing>,
     parent: Option<Parent>,
+    expires: Option<Instant>,
 }
 
 /// What is needed to trace; nothing in a server that does not.
@@ -160,10 +164,19 @@ pub fn context(tracing: Option<&Arc<Tracing>>, headers: &HeaderMap) -> Option<Co
     tracing.map(|tracing| Context {
         tracing: Arc::clone(tracing),
         parent: Parent::of(headers),
+        expires: None,
     })
 }
 
 impl Context {
+    /// What has no answer by then has passed its deadline.
+    pub fn until(self, deadline: Option<Duration>) -> Self {
+        Self {
+            expires: deadline.and_then(|deadline| Instant::now().checked_add(deadline)),
+            ..self
+        }
+    }
+
     /// Begin the span of a request to a model, if it is to be traced.
     pub fn begin(&self, model: &str, door: impl FnOnce() -> Door) -> Option<Box<Span>> {
         let setting = self.tracing.setting(model);
@@ -177,7 +190,7 @@ impl Context {
             start: now,
             time: SystemTime::now(),
             end: now,
-            model: model.to_owned(),
+            model: beginning(model, KEPT).to_owned(),
             version: String::new(),
             id: String::new(),
             mark: Arc::default(),
@@ -186,6 +199,7 @@ impl Context {
         Some(Box::new(Span {
             tracing: Arc::clone(&self.tracing),
             setting,
+            expires: self.expires,
             record: Some(record),
         }))
     }
@@ -198,10 +212,12 @@ pub fn follow(span: &mut Option<Box<Span>>, model: &Model, request: &mut InferRe
     }
 }
 
-/// A request that is traced. It is recorded when this is dropped: without an outcome, its client went away.
+/// A request that is traced. It is recorded when this is dropped: without an outcome, its deadline has passed or
+/// its client went away.
 pub struct Span {
     tracing: Arc<Tracing>,
     setting: Arc<Setting>,
+    expires: Option<Instant>,
     record: Option<Record>,
 }
 
@@ -209,7 +225,7 @@ impl Span {
     fn follow(&mut self, model: &Model, request: &mut InferRequest) {
         if let Some(record) = &mut self.record {
             record.version.clone_from(&model.version);
-            record.id.clone_from(&request.id);
+            record.id = beginning(&request.id, KEPT).to_owned();
             request.trace = Some(Arc::clone(&record.mark));
         }
     }
@@ -225,8 +241,17 @@ impl Span {
 
 impl Drop for Span {
     fn drop(&mut self) {
+        let end = Instant::now();
+        let answered = self
+            .record
+            .as_ref()
+            .is_none_or(|record| record.outcome.is_some());
+        if !answered && self.expires.is_some_and(|expires| expires <= end) {
+            let failure = crate::grpc::expired();
+            self.end(failure.code.grpc().into(), Some(&failure));
+        }
         if let Some(mut record) = self.record.take() {
-            record.end = Instant::now();
+            record.end = end;
             let traced = self.setting.traced.fetch_add(1, Relaxed) + 1;
             let frequency = self.setting.log_frequency;
             let now = frequency > 0 && traced.is_multiple_of(frequency);
@@ -270,7 +295,7 @@ impl Tracing {
     }
 
     /// Wait until there is a batch, or until `timeout` seconds have passed: an export request, and its spans.
-    pub fn take(&self, timeout: std::time::Duration) -> Option<(Vec<u8>, usize)> {
+    pub fn take(&self, timeout: Duration) -> Option<(Vec<u8>, usize)> {
         let records = self.buffer.take(timeout);
         let spans = records.iter().map(Record::spans).sum();
         (spans > 0).then(|| (otlp::request(&self.resource, &records), spans))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tritonclient.http as triton_http
 import tritonclient.utils.shared_memory as shm
-from tritonclient.grpc import service_pb2
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tests.contract.serving.conftest import Serving
 from tests.contract.serving.wire import field
@@ -77,10 +77,23 @@ HTTP = {
     ),
     "lists for the control side": ("../repository/index", f"[{LISTS}]".encode(), {}, 400),
 }
+FULL_ANSWER = (grpc.StatusCode.UNAVAILABLE, FULL)
 GRPC = {
-    "numbers of a byte that become eight": packed(3, 4_000_000),
-    "empty strings": field(1, b"identity_bytes") + field(5, field(5, field(8, b"") * 2_000_000)),
-    "a long shape": field(1, b"mlp") + field(5, field(3, bytes(7_000_000))),
+    "numbers of a byte that become eight": (packed(3, 4_000_000), *FULL_ANSWER),
+    "empty strings": (
+        field(1, b"identity_bytes") + field(5, field(5, field(8, b"") * 2_000_000)),
+        *FULL_ANSWER,
+    ),
+    "a shape whose numbers are written back": (
+        field(1, b"mlp") + field(5, field(1, b"x") + field(2, b"FP32") + field(3, bytes([127]) * 1_000_000)),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "at most 64 dimensions",
+    ),
+    "a name that is written back": (
+        field(1, b"mlp") + field(5, field(1, b"\x01" * 7_000_000)),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "unexpected inference input",
+    ),
 }
 
 
@@ -108,16 +121,18 @@ def test_a_bomb_over_http(small, case):
 
 @pytest.mark.parametrize("case", GRPC)
 def test_a_bomb_over_grpc(small, case):
+    request, code, why = GRPC[case]
+
     def act():
         options = [("grpc.max_send_message_length", -1)]
         with grpc.insecure_channel(small.grpc, options=options) as channel:
             call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
             with pytest.raises(grpc.RpcError) as caught:
-                call(GRPC[case], timeout=60)
+                call(request, timeout=60)
         return caught.value
 
     error, most = peak(small, act)
-    assert (error.code(), FULL in error.details()) == (grpc.StatusCode.UNAVAILABLE, True), error.details()
+    assert (error.code(), why in error.details()) == (code, True), error.details()
     assert most < BUDGET + 12 * MIB
 
 
@@ -180,6 +195,23 @@ def test_a_buffer_that_grows_needs_room(small):
     with Held(small, 7 * MIB, 6 * MIB):
         assert chunked(small, body) == 503
     assert chunked(small, bytes(2 * MIB)) == 200
+
+
+def test_a_stream_without_room_to_read_on_is_answered_what_it_has_asked(small):
+    request = service_pb2.ModelInferRequest(model_name="spin")
+    request.inputs.add(name="n", datatype="INT64", shape=[1])
+    request.raw_input_contents.append(np.array([200], np.int64).tobytes())
+    answers = []
+    with Held(small, 7 * MIB + MIB // 2, 7 * MIB + MIB // 2 + MIB // 4):
+        # Less is free than what a client may send ahead.
+        small.until(lambda: small.request("POST", "/v2/models/mlp/infer", bytes(MIB))[0] == 503)
+        with grpc.insecure_channel(small.grpc) as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            with pytest.raises(grpc.RpcError) as caught:
+                answers.extend(stub.ModelStreamInfer(iter([request] * 200), timeout=60))
+    assert (caught.value.code(), FULL in caught.value.details()) == (grpc.StatusCode.UNAVAILABLE, True)
+    assert len(answers) >= 32
+    assert not any(answer.error_message for answer in answers)
 
 
 def test_what_is_read_from_shared_memory_needs_room(small):

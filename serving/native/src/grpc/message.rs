@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use prost::Message;
 
 use crate::allowance::{Allowance, Share};
-use crate::aside::aside;
+use crate::aside::{LARGE, aside};
 use crate::body;
 use crate::bounds;
 use crate::compression::{self, Encoding};
@@ -224,9 +224,14 @@ pub struct Decoded {
 
 /// A request, unless it asks for more than its bytes are worth, or than there is.
 pub async fn decode_infer(bytes: Bytes, allowance: &Arc<Allowance>) -> Result<Decoded> {
-    let weight = bounds::weigh(&bytes)?;
-    let memory = allowance.reserve(weight)?;
-    aside(weight, move || {
+    let long = match bytes.len() < LARGE {
+        true => 0,
+        false => bounds::work(&bytes),
+    };
+    let allowance = Arc::clone(allowance);
+    aside(long, move || {
+        let weight = bounds::weigh(&bytes)?;
+        let memory = allowance.reserve(weight)?;
         Ok(Decoded {
             request: decode(bytes)?,
             memory,
@@ -315,6 +320,36 @@ mod tests {
             }
             drop(sender);
             assert_eq!(messages.next().await.unwrap(), None);
+        });
+    }
+
+    /// What weighs nothing in the end is looked at, too.
+    #[test]
+    fn much_is_weighed_and_decoded_aside() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (busy, until) = std::sync::mpsc::channel::<()>();
+            let thread = tokio::task::spawn_blocking(move || until.recv());
+            let raw = ModelInferRequest {
+                raw_input_contents: vec![Bytes::from(vec![0; LARGE])],
+                ..Default::default()
+            };
+            let unknown = Bytes::from([0x78, 5].repeat(LARGE / 2));
+            let allowance = Allowance::new(usize::MAX);
+            for (message, inline) in [(Bytes::from(raw.encode_to_vec()), true), (unknown, false)] {
+                tokio::select! {
+                    biased;
+                    done = decode_infer(message, &allowance) => {
+                        assert!(done.is_ok() && inline);
+                    }
+                    () = std::future::ready(()) => assert!(!inline),
+                }
+            }
+            drop(busy);
+            assert!(thread.await.unwrap().is_err());
         });
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::error::{Failure, Result};
+use crate::error::{Failure, Result, shown};
 use crate::grpc::message::{decode, encode};
 use crate::proto::{
     CudaSharedMemoryStatusResponse, Empty, Name, RegionStatus, SystemSharedMemoryRegisterRequest,
@@ -41,7 +41,7 @@ pub fn call(state: &State, method: &str, message: Bytes) -> Result<Vec<Bytes>> {
             "" => Ok(encode(&CudaSharedMemoryStatusResponse {})),
             name => Err(Failure::not_found(format!(
                 "there is no shared memory region '{}'",
-                name.escape_default()
+                shown(name)
             ))),
         },
         _ => Err(shm::no_cuda()),

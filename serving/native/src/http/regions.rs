@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Failure, Result};
+use crate::error::{Failure, Result, shown};
 use crate::shm;
 use crate::state::State;
 
@@ -65,7 +65,7 @@ pub fn cuda(region: &str, action: &str) -> Result<Bytes> {
         ("status", "") => Ok(Bytes::from_static(b"[]")),
         ("status", region) => Err(Failure::not_found(format!(
             "there is no shared memory region '{}'",
-            region.escape_default()
+            shown(region)
         ))),
         _ => Err(shm::no_cuda()),
     }

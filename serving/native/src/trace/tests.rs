@@ -110,6 +110,38 @@ fn what_finds_no_room_is_counted() {
 }
 
 #[test]
+fn a_span_keeps_no_more_of_a_name_than_its_beginning() {
+    let tracing = tracing(100, ALL);
+    let context = context(Some(&tracing), &HeaderMap::new()).unwrap();
+    let door = || Door::Grpc {
+        method: "ModelInfer",
+    };
+    drop(context.begin(&"m".repeat(1 << 20), door));
+    let (request, _) = tracing.take(Duration::ZERO).unwrap();
+    assert!(request.len() < 2000, "{}", request.len());
+}
+
+#[test]
+fn a_deadline_that_has_passed_is_not_a_client_that_went_away() {
+    let tracing = tracing(100, ALL);
+    let context = context(Some(&tracing), &HeaderMap::new()).unwrap();
+    let door = || Door::Grpc {
+        method: "ModelInfer",
+    };
+    for (deadline, why) in [
+        (None, "the client went away"),
+        (Some(Duration::from_secs(60)), "the client went away"),
+        (Some(Duration::MAX), "the client went away"),
+        (Some(Duration::ZERO), "the call's deadline has passed"),
+    ] {
+        drop(context.clone().until(deadline).begin("m", door));
+        let (request, _) = tracing.take(Duration::ZERO).unwrap();
+        let told = String::from_utf8_lossy(&request).contains(why);
+        assert!(told, "{deadline:?}");
+    }
+}
+
+#[test]
 fn a_batch_wakes_who_waits_and_a_closed_buffer_keeps_nobody() {
     let tracing = tracing(100, ALL);
     let take = |tracing: &Arc<Tracing>| {

@@ -25,12 +25,12 @@ pub enum Carrier {
     SharedMemory,
 }
 
-/// How many bytes of outputs have to be looked at, rather than passed on as they are.
+/// How many bytes of outputs have to be looked at, rather than passed on or copied as they are.
 pub fn work(wanted: &[Wanted], tensors: &[Tensor]) -> usize {
     wanted
         .iter()
         .zip(tensors)
-        .filter(|(wanted, _)| !wanted.binary || wanted.classes > 0)
+        .filter(|(wanted, _)| wanted.classes > 0 || !(wanted.binary || wanted.slot.is_some()))
         .map(|(_, tensor)| tensor.data.len())
         .sum()
 }
@@ -70,4 +70,42 @@ pub fn outputs<'a>(
         });
     }
     Ok(outputs)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::shm::Regions;
+
+    #[test]
+    fn what_is_copied_or_passed_on_is_no_work() {
+        let name = format!("capstan-reply-{}", std::process::id());
+        let path = format!("/dev/shm/{name}");
+        std::fs::write(&path, [0; 8]).unwrap();
+        let regions = Regions::new(true, 8);
+        regions.register("r", &name, 0, 8).unwrap();
+        std::fs::remove_file(path).unwrap();
+        let slot = || Some(regions.slot("y", "r", 0, 8).unwrap());
+        for (binary, classes, slot, bytes) in [
+            (true, 0, None, 0),
+            (false, 0, slot(), 0),
+            (false, 0, None, 8),
+            (true, 1, None, 8),
+            (false, 1, slot(), 8),
+        ] {
+            let wanted = Wanted {
+                output: 0,
+                binary,
+                classes,
+                slot,
+            };
+            let tensor = Tensor {
+                shape: vec![8],
+                data: Bytes::from_static(&[0; 8]),
+            };
+            assert_eq!(work(&[wanted], &[tensor]), bytes, "{binary} {classes}");
+        }
+    }
 }

@@ -5,8 +5,9 @@
     .saving-step-1300-attempt-2/...    what is being saved: renamed once it is whole
 
 An attempt publishes under its own number, so that a half-dead pod of the one before cannot touch what it
-saves; and what a later attempt has saved counts as newer, whatever its step. Anything else in the folder is
-the program's own.
+saves; and what a later attempt has saved counts as newer, whatever its step. Where a job of the same name has
+saved before, whose attempts were counted from 1, too, it publishes under the next higher number. Anything
+else in the folder is the program's own.
 """
 
 import os
@@ -22,6 +23,7 @@ from capstan_agent.digest import file_digest
 FOLDER = "CAPSTAN_CHECKPOINT_DIR"
 RESUME = "CAPSTAN_RESUME_FROM"
 KEEP = "CAPSTAN_CHECKPOINT_KEEP"
+NUMBER = "CAPSTAN_CHECKPOINT_ATTEMPT"
 #: How many are kept when the operator does not say.
 KEPT = 3
 _NAME = re.compile(r"step-(\d{1,15})-attempt-(\d{1,9})")
@@ -51,6 +53,13 @@ def published(folder: Path) -> list[Checkpoint]:
         (Checkpoint(int(name[2]), int(name[1]), entry) for name, entry in found if name and entry.is_dir()),
         reverse=True,
     )
+
+
+def number(folder: Path, attempt: int) -> int:
+    """What an attempt that begins publishes under: newer than all that is there, also of a job before."""
+    with suppress(OSError):
+        return max([attempt, *(found.attempt + 1 for found in published(folder))])
+    return attempt
 
 
 def newest(

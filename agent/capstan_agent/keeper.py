@@ -94,7 +94,7 @@ def keeper(
     folder = environment.get(checkpoints.FOLDER)
     if not folder or environment.get("CAPSTAN_REPLICA_INDEX", "0") != "0":
         return None
-    keep, attempt = (environment.get(name, "") for name in (checkpoints.KEEP, "CAPSTAN_ATTEMPT"))
+    keep, attempt = (environment.get(name, "") for name in (checkpoints.KEEP, checkpoints.NUMBER))
     return Keeper(
         Path(folder),
         int(keep) if keep.isdecimal() else checkpoints.KEPT,

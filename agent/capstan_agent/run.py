@@ -53,6 +53,9 @@ def run(
     environment = dict(os.environ)
     broken: frozenset[Path] = frozenset()
     if folder := environment.get(checkpoints.FOLDER):
+        attempt = environment.get("CAPSTAN_ATTEMPT", "")
+        number = checkpoints.number(Path(folder), int(attempt) if attempt.isdecimal() else 1)
+        environment[checkpoints.NUMBER] = str(number)
         if checkpoints.RESUME not in environment:
             found, broken = checkpoints.newest(Path(folder), supervisor.stopped, _say)
             if supervisor.stopped():

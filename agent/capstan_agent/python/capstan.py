@@ -48,13 +48,15 @@ def report(step: int | None = None, total: int | None = None, **metrics: Any) ->
 def checkpoint(step: int) -> Iterator[Path]:
     """Give a folder to save to. When the block has ended well, it is a checkpoint: whole, or not at all.
 
-    It is `step-<step>-attempt-<attempt>` in CAPSTAN_CHECKPOINT_DIR (./checkpoints where there is none); the
-    next attempt finds the newest whole one in CAPSTAN_RESUME_FROM. Where many processes save together, let
-    all of them enter with the same step and save to the same folder, each its own files, and wait for each
-    other inside the block: the one whose RANK (CAPSTAN_REPLICA_INDEX, where there is none) is 0 publishes it.
+    It is `step-<step>-attempt-<CAPSTAN_CHECKPOINT_ATTEMPT>` in CAPSTAN_CHECKPOINT_DIR (./checkpoints where
+    there is none); the next attempt finds the newest whole one in CAPSTAN_RESUME_FROM. Where many processes
+    save together, let all of them enter with the same step and save to the same folder, each its own files,
+    and wait for each other inside the block: the one whose RANK (CAPSTAN_REPLICA_INDEX, where there is none)
+    is 0 publishes it.
     """
     base = Path(os.environ.get("CAPSTAN_CHECKPOINT_DIR") or "checkpoints")
-    name = f"step-{int(step)}-attempt-{os.environ.get('CAPSTAN_ATTEMPT') or 1}"
+    number = os.environ.get("CAPSTAN_CHECKPOINT_ATTEMPT") or os.environ.get("CAPSTAN_ATTEMPT") or 1
+    name = f"step-{int(step)}-attempt-{number}"
     saving = base / f".saving-{name}"
     saving.mkdir(parents=True, exist_ok=True)
     yield saving

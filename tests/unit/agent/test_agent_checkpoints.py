@@ -97,8 +97,9 @@ def test_a_step_may_be_saved_again(save, folder):
     assert newest(folder) == "step-5-attempt-1"
 
 
-def test_the_guides_shell_way_makes_a_checkpoint(folder):
+def test_the_guides_shell_way_makes_a_checkpoint(folder, monkeypatch):
     """The very lines of the guide."""
+    monkeypatch.setenv("CAPSTAN_CHECKPOINT_ATTEMPT", "1")
     blocks = re.findall(r"```sh\n(.*?)```", GUIDE.read_text(), re.DOTALL)
     (block,) = [block for block in blocks if "SHA256SUMS" in block]
     program = block.replace("save_state_to", "mkdir -p $new/a && echo 1 >$new/a/b && echo 2 >")
@@ -274,6 +275,30 @@ def test_a_program_saves_and_its_runner_keeps(supervise, folder):
     running = supervise(program, env={"CAPSTAN_CHECKPOINT_KEEP": "2"})
     assert running.finish() == (b"", b"")
     assert names(folder) == ["step-6-attempt-1", "step-7-attempt-1"]
+
+
+def test_a_job_made_anew_goes_on_where_the_last_one_was(supervise, save, folder):
+    """Its attempts are counted from 1 again; what it saves is newer all the same."""
+    for attempt in (1, 2, 3):
+        save(attempt * 100, attempt=attempt)
+    program = """
+        import os
+        from capstan import checkpoint
+        print(os.path.basename(os.environ["CAPSTAN_RESUME_FROM"]))
+        for step in (301, 302):
+            with checkpoint(step) as place:
+                (place / "state").write_text(str(step))
+        """
+    running = supervise(program, env={"CAPSTAN_ATTEMPT": "1", "CAPSTAN_CHECKPOINT_KEEP": "2"})
+    assert running.finish() == (b"step-300-attempt-3\n", b"")
+    assert names(folder) == ["step-301-attempt-4", "step-302-attempt-4"]
+    assert newest(folder) == "step-302-attempt-4"
+
+
+def test_an_attempt_publishes_under_its_own_number(save, folder):
+    assert checkpoints.number(folder, 2) == 2
+    save(1)
+    assert [checkpoints.number(folder, attempt) for attempt in (1, 2, 3)] == [2, 2, 3]
 
 
 def test_other_replicas_remove_nothing(supervise, save, folder):

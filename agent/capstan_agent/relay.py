@@ -113,10 +113,11 @@ class Relay:
     def drain(self, patience: float) -> None:
         """Pass on what is in the pipes now, after the process has ended, and close them.
 
-        Whoever else holds a pipe open is not waited for; a reader that does not read is, `patience` seconds.
+        Whoever else holds a pipe open is not waited for; a reader that does not read is, `patience` seconds,
+        and so is who goes on writing, in a session of its own, say.
         """
         end = time.monotonic() + patience
-        while self.step(0):
+        while self.step(0) and time.monotonic() < end:
             pass
         while any(stream.waits_for_reader for stream in self._streams) and time.monotonic() < end:
             self.step(end - time.monotonic())

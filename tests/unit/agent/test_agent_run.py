@@ -3,10 +3,13 @@
 import hashlib
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from capstan_agent.relay import Relay, Stream
+from capstan_agent.tail import Tail
 
 IGNORE_TERM = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)"
 
@@ -205,6 +208,16 @@ def test_a_process_left_behind_with_the_pipe_open_is_not_waited_for(supervise):
     assert running.process.wait(timeout=30) == 0
     os.kill(left_behind, signal.SIGKILL)
     assert running.message["reason"] == "Completed"
+
+
+def test_one_left_behind_that_writes_without_end_is_not_waited_for():
+    """Here /dev/zero, which has always something more to say."""
+    with Path(os.devnull).open("wb") as null:
+        relay = Relay(Stream(os.open("/dev/zero", os.O_RDONLY), null.fileno(), Tail()))
+        drains = threading.Thread(target=relay.drain, args=(0.1,), daemon=True)
+        drains.start()
+        drains.join(30)
+        assert not drains.is_alive()
 
 
 def state(process: int) -> str:

@@ -158,11 +158,15 @@ class Controllers:
             self._cluster.delete("Pod", pod["metadata"]["name"])
 
     def lose(self, pod: Manifest) -> None:
-        """The node dies: the cluster gives it up, and the pod never ends by itself."""
+        """The node dies: the cluster marks the pod, gives it up, and it never ends by itself."""
         if not is_terminal(pod) and "nodeName" in pod["spec"]:
             self._lost.add(pod["metadata"]["uid"])
             disrupted = {**self._condition("DisruptionTarget"), "reason": "DeletionByTaintManager"}
-            self._status(pod, conditions=[*pod["status"].get("conditions", ()), disrupted])
+            marked = [
+                {**known, "status": "False"} if known["type"] == "Ready" else known
+                for known in pod["status"].get("conditions", ())
+            ]
+            self._status(pod, conditions=[*marked, disrupted])
             self._cluster.delete("Pod", pod["metadata"]["name"])
 
     def let_go(self, pod: Manifest) -> None:

@@ -11,6 +11,8 @@ NOW = datetime(2026, 1, 1, 0, 10, tzinfo=UTC)
 TAINTED = [{"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}]
 MARKED = [{"type": "ContainersReady", "status": "True"}, {"type": "Ready", "status": "False"}]
 PREEMPTED = [{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]
+#: An administrator has tainted a node that lives.
+DRAINED = [*TAINTED, {"type": "ContainersReady", "status": "True"}, {"type": "Ready", "status": "True"}]
 GATED = [MARKED[0], {"type": "Ready", "status": "False", "reason": "ReadinessGatesNotReady"}]
 STOPPING = [{"type": "ContainersReady", "status": "False"}, {"type": "Ready", "status": "False"}]
 RUNNING = [{"type": "ContainersReady", "status": "True"}, {"type": "Ready", "status": "True"}]
@@ -21,7 +23,7 @@ def over(seconds: float) -> str:
     return (NOW - timedelta(seconds=seconds)).isoformat()
 
 
-@pytest.mark.parametrize("conditions", [TAINTED, MARKED])
+@pytest.mark.parametrize("conditions", [TAINTED, MARKED, TAINTED + MARKED])
 def test_pods_of_dead_nodes_go_when_their_grace_is_long_over(make_pod: Any, conditions: Any) -> None:
     pod = make_pod(conditions=conditions, deleted=over(PATIENCE - 10))
     assert given_up([pod], NOW) == ((), 10)
@@ -29,7 +31,7 @@ def test_pods_of_dead_nodes_go_when_their_grace_is_long_over(make_pod: Any, cond
     assert (ref.kind, ref.name, ref.force, look_again) == ("Pod", "job-0", True, None)
 
 
-@pytest.mark.parametrize("conditions", [PREEMPTED, GATED, STOPPING, RUNNING, []])
+@pytest.mark.parametrize("conditions", [PREEMPTED, GATED, STOPPING, RUNNING, DRAINED, []])
 def test_pods_that_merely_take_long_to_end_are_left_to_their_node(make_pod: Any, conditions: Any) -> None:
     assert given_up([make_pod(conditions=conditions, deleted=over(9000))], NOW) == ((), None)
 

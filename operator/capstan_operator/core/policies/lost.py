@@ -37,13 +37,15 @@ def given_up(pods: Sequence[Manifest], now: datetime) -> tuple[tuple[ObjectRef, 
 def _on_dead_node(pod: Manifest) -> bool:
     """Whether the cluster has given the pod's node up, by what it has written on the pod.
 
-    It was deleted because of the node's taint, or the node's controller has marked it as not ready: a kubelet
-    calls a pod whose containers are ready not ready for its readiness gates alone.
+    It was deleted because of the node's taint and is not ready, for an administrator's taint deletes pods of
+    live nodes as well, which are ready while they run. Or the node's controller has marked it as not ready: a
+    kubelet calls a pod whose containers are ready not ready for its readiness gates alone.
     """
-    disrupted = observed.condition(pod, "DisruptionTarget")
+    disrupted, ready = (observed.condition(pod, kind) for kind in ("DisruptionTarget", "Ready"))
+    if ready.get("status") == "True":
+        return False
     if disrupted.get("status") == "True" and disrupted.get("reason") == "DeletionByTaintManager":
         return True
-    ready = observed.condition(pod, "Ready")
     marked = ready.get("status") == "False" and ready.get("reason") != "ReadinessGatesNotReady"
     return marked and observed.is_true(pod, "ContainersReady")
 

@@ -13,6 +13,7 @@ import json
 import ssl
 from collections.abc import Callable
 from datetime import datetime
+from typing import cast
 
 from aiohttp import web
 
@@ -173,9 +174,33 @@ class Desk:
         return store.get(kind, child["metadata"].get("namespace", ""), controller.get("name", ""))
 
 
-async def serve(app: web.Application, port: int, context: ssl.SSLContext) -> web.AppRunner:
-    """Listen on all interfaces; the caller cleans the runner up."""
-    runner = web.AppRunner(app, access_log=None)
+async def serve(
+    app: web.Application, port: int, context: ssl.SSLContext, patience: float = 2 * PATIENCE
+) -> web.AppRunner:
+    """Listen on all interfaces; the caller cleans the runner up.
+
+    A connection is for one report: so many seconds for TLS, and so many for all the rest. By itself aiohttp
+    waits for a request for as long as the other side likes.
+    """
+    loop, runner = asyncio.get_running_loop(), web.AppRunner(app, access_log=None)
+
+    async def close(_: web.Application) -> None:
+        listening.close()
+
+    app.on_shutdown.append(close)
     await runner.setup()
-    await web.TCPSite(runner, None, port, ssl_context=context).start()
+    requests = cast("web.Server", runner.server)
+
+    def accepted() -> asyncio.Protocol:
+        handler = requests()
+        loop.call_later(2 * patience, handler.force_close)
+        return handler
+
+    listening = await loop.create_server(
+        accepted,
+        port=port,
+        ssl=context,
+        ssl_handshake_timeout=patience,
+        ssl_shutdown_timeout=patience,
+    )
     return runner

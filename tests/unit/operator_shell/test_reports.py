@@ -243,6 +243,25 @@ async def test_the_api_server_is_away(rig: Rig, post: Post) -> None:
     assert await post() == 204, "what could not be reviewed is not taken for refused"
 
 
+@pytest.mark.parametrize("said", [None, b"", b"POST /v1/progress HTTP/1.1\r\nHost:"])
+async def test_who_connects_and_says_no_more_is_not_waited_for(
+    rig: Rig, metrics: Any, unused_tcp_port: int, said: bytes | None
+) -> None:
+    """None: not even for TLS."""
+    reviewer = Reviewer(rig, time.time)  # type: ignore[arg-type]
+    desk = Desk(rig.reports, reviewer, rig.resources, rig.children, metrics, lambda: True, lambda: NOW)
+    certificate = reports_tls.made("localhost", datetime.now(UTC))
+    verified = ssl.create_default_context(cadata=certificate.certificate)
+    server = await serve(desk.application(), unused_tcp_port, certificate.context(), patience=0.2)
+    host, tls = "localhost", None if said is None else verified
+    reader, writer = await asyncio.open_connection(host, unused_tcp_port, ssl=tls)
+    writer.write(said or b"")
+    async with asyncio.timeout(20):
+        assert await reader.read() == b""
+    writer.close()
+    await server.cleanup()
+
+
 async def test_there_is_nothing_else(post: Post) -> None:
     assert await post(path="/metrics") == 404
 

@@ -79,7 +79,7 @@ class CheckpointStatus(Model):
 
     step: Step = Field(description="The step it was saved after.")
     time: Time = Field(description="When it was saved.")
-    uri: str | None = Field(None, description="Where it is, as pvc://<claim>/<path>.", max_length=1024)
+    uri: str | None = Field(None, description="Where it is, as pvc://<claim>/<path>.", max_length=1100)
 
 
 class OutputStatus(Model):

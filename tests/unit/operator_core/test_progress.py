@@ -3,7 +3,10 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import jsonschema
 import pytest
+from capstan_operator.api.crd import schema
+from capstan_operator.api.training_job import TrainingJob
 from capstan_operator.core import conditions, get
 from capstan_operator.core.model import Endpoint, Manifest, Observed, Report, Settings
 from capstan_operator.core.training import plan, progress
@@ -163,6 +166,18 @@ def test_the_newest_checkpoint_is_in_the_status() -> None:
     }
     assert "progress" not in found
     assert "checkpoint" not in status(heard), "a job without a folder has none"
+
+
+def test_the_longest_address_of_a_checkpoint_finds_room_in_the_status() -> None:
+    folder = "pvc://c/" + "/".join("x" * 200 for _ in range(6))[:1016]
+    name = f"step-{'1' * 15}-attempt-{'1' * 9}"
+    asked = job({"attempt": 1}, checkpoint={"uri": folder})
+    made = plan.plan(asked, Observed(), NOW, HEARING).apply[-1]
+    seen = {**made, "metadata": made["metadata"] | {"uid": "batch-1"}}
+    heard = report(checkpoint=(int("1" * 15), NOW, name))
+    found = plan.plan(asked, Observed(children=(seen, pod()), report=heard), NOW, HEARING).status
+    assert found["checkpoint"]["uri"] == f"{folder}/{name}"
+    jsonschema.validate(found, schema(TrainingJob)["properties"]["status"])
 
 
 def test_how_many_are_kept_is_told_when_it_is_not_the_runners_own() -> None:

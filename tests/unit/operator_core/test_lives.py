@@ -14,7 +14,7 @@ from capstan_operator.api.training_job import TrainingJob
 from capstan_operator.core import drift
 from capstan_operator.core.conflicts import with_conflict, with_rejection
 from capstan_operator.core.kinds import KINDS
-from capstan_operator.core.model import Event, Manifest, ObjectRef, Observed, Plan, Settings
+from capstan_operator.core.model import Event, Manifest, ObjectRef, Observed, Plan, Report, Settings
 
 SETTINGS = Settings(agent_image="agent:1", serving_image="serving:1")
 DIGEST = "sha256:" + "1" * 64
@@ -28,6 +28,7 @@ class World:
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.children: dict[tuple[str, str], Manifest] = {}
         self.references: tuple[Manifest, ...] = ()
+        self.report: Report | None = None
         self.events: list[Event] = []
         self.serial = 0
         metadata = {"name": "digits", "namespace": "ns", "uid": "uid-owner", "generation": 1}
@@ -43,7 +44,8 @@ class World:
         if self.resource["spec"] != self.stored:  # as the API server does
             self.resource["metadata"]["generation"] += 1
             self.stored = copy.deepcopy(self.resource["spec"])
-        seen = Observed(tuple(copy.deepcopy(list(self.children.values()))), self.references)
+        children = tuple(copy.deepcopy(list(self.children.values())))
+        seen = Observed(children, self.references, self.report)
         return self.kind.plan(copy.deepcopy(self.resource), seen, self.now, settings)
 
     def step(self, settings: Settings = SETTINGS) -> Plan:
@@ -348,6 +350,19 @@ def test_a_job_that_gets_on_between_its_failures_may_have_any_number() -> None:
     assert world.status["phase"] == "Failed", "no new checkpoint since"
 
 
+def test_a_checkpoint_that_is_told_with_the_last_word_counts() -> None:
+    world = training(failurePolicy={"infrastructure": {"maxRestarts": 1}}, checkpoint={"uri": "pvc://c/k"})
+    world.step()
+    for step in (1, 2, 3):
+        saved = (step, world.now, f"step-{step}-attempt-{step}")
+        world.report = Report(attempt=step, time=world.now, checkpoint=saved)
+        loses_a_pod(world)
+        assert (world.status["phase"], world.status["failure"]["checkpointStep"]) == ("Restarting", step)
+        assert world.status["checkpoint"]["step"] == step
+    loses_a_pod(world)
+    assert world.status["phase"] == "Failed", "no new checkpoint since"
+
+
 def test_the_attempts_after_one_out_of_memory_have_the_remedy() -> None:
     remedy = [{"name": "BATCH", "value": "8"}]
     world = training(
@@ -470,6 +485,21 @@ def test_what_has_started_may_be_without_a_replica_for_a_moment() -> None:
     assert after(world, minutes=2).status["phase"] == "Failed"
 
 
+def test_a_gang_that_started_while_no_operator_looked_goes_on() -> None:
+    world = training(startupDeadline="10m")
+    world.step()
+    world.run(world.controller("Job"), 2)
+    assert after(world, hours=3).status["phase"] == "Running"
+    assert "startingSince" not in world.status
+
+
+def test_a_job_that_was_queued_while_no_operator_looked_waits() -> None:
+    world = training(startupDeadline="10m")
+    world.step()
+    world.controller("Job")["spec"]["suspend"] = True
+    assert after(world, hours=3).status["phase"] == "Queued"
+
+
 def test_each_attempt_has_time_to_start() -> None:
     world = training(startupDeadline="10m")
     world.step()
@@ -571,6 +601,21 @@ def test_another_controllers_job_is_left_alone() -> None:
     plan = world.step()
     assert (plan.status, plan.apply, plan.events) == ({}, (), ())
     assert training(managedBy="capstan.dev/operator").step().apply
+
+
+def test_the_pods_of_another_controllers_job_are_left_alone() -> None:
+    world = training()
+    world.step()
+    world.run(world.controller("Job"), 2)
+    dead = world.children["Pod", "digits-worker-1-1"]
+    dead["metadata"]["deletionTimestamp"] = (world.now - timedelta(hours=1)).isoformat()
+    dead["status"]["conditions"] = [
+        {"type": "ContainersReady", "status": "True"},
+        {"type": "Ready", "status": "False"},
+    ]
+    assert any(ref.force for ref in world.plan().delete)
+    world.resource["spec"]["managedBy"] = "example.com/other"
+    assert world.plan().delete == ()
 
 
 def test_a_node_where_two_attempts_failed_is_avoided_by_the_third() -> None:

@@ -34,9 +34,9 @@ def references(resource: Manifest) -> tuple[ObjectRef, ...]:
 
 def plan(resource: Manifest, seen: Observed, now: datetime, settings: Settings) -> Plan:
     """What should become of a TrainingJob now."""
+    if observed.deleted(resource) or get.text(resource, "spec", "managedBy") not in ("", MANAGER):
+        return Plan(status=get.mapping(resource, "status"))
     result = _planned(resource, seen, now, settings)
-    if observed.deleted(resource):
-        return result
     dead, look_again = lost.given_up(observed.of_kind(seen, "Pod"), now)
     delete, requeue_after = (*result.delete, *dead), _sooner(result, look_again)
     return replace(result, delete=delete, requeue_after=requeue_after)
@@ -44,9 +44,6 @@ def plan(resource: Manifest, seen: Observed, now: datetime, settings: Settings) 
 
 def _planned(resource: Manifest, seen: Observed, now: datetime, settings: Settings) -> Plan:
     old = get.mapping(resource, "status")
-    manager = get.text(resource, "spec", "managedBy")
-    if observed.deleted(resource) or manager not in ("", MANAGER):
-        return Plan(status=old)
     if get.text(old, "phase") in status.FINAL:
         return _finished(resource, old, seen, now)
     spec = specs.parsed(TrainingJobSpec, resource)
@@ -62,6 +59,7 @@ def _active(
     resource: Manifest, spec: TrainingJobSpec, seen: Observed, now: datetime, settings: Settings
 ) -> Plan:
     attempt = max(1, get.number(resource, "status", "attempt"))
+    resource = status.informed(resource, spec, attempt, seen.report)
     service = children.peers_service(resource)
     live = gang.job(resource, seen, attempt)
     pods = gang.pods(seen, attempt, live)
@@ -93,17 +91,18 @@ def _active(
 
     wait = gang.left_behind(seen, now) if standing.state == "absent" else None
     finding, look_again = _why(facts) if wait is None else (_waiting(attempt), wait)
-    over = deadline.exceeded(spec, get.mapping(resource, "status"), finding, now)
+    told = status.active(facts, finding)
+    # By the clocks as they are now: what was on record may be from before the gang ran, or was held back.
+    over = deadline.exceeded(spec, told, finding, now)
     if over is not None:
         return _ended(facts, over, seen)
     if wait is not None:
-        told = status.active(facts, finding)
         return Plan(told, apply=(service,), delete=gang.earlier(seen, attempt), requeue_after=wait)
     desired = children.job(resource, spec, attempt, settings, live)
     if live is not None and standing.state == "active":
         desired = children.kept(desired, live)
     return Plan(
-        status=status.active(facts, finding),
+        status=told,
         apply=(service, desired),
         delete=gang.earlier(seen, attempt),
         requeue_after=look_again,

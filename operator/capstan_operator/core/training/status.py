@@ -52,6 +52,13 @@ class Facts:
         return max(0, min(get.number(self.job, "status", "succeeded") - succeeded, missing))
 
 
+def informed(resource: Manifest, spec: TrainingJobSpec, attempt: int, report: Report | None) -> Manifest:
+    """The resource as if the last report were on record, for a failure comes right behind it."""
+    old = get.mapping(resource, "status")
+    heard = progress.told(old, report, attempt, running=True, folder=_folder(spec))
+    return {**resource, "status": {**old, **heard}} if heard else resource
+
+
 def active(facts: Facts, finding: Finding) -> Manifest:
     """An attempt is going on; `finding` says how."""
     running = finding.reason == "Running"
@@ -177,9 +184,13 @@ def _status(facts: Facts, phase: str, told: list[Condition]) -> Manifest:
             facts.report,
             facts.attempt,
             running=phase == "Running",
-            folder=facts.spec.checkpoint.uri if facts.spec.checkpoint else None,
+            folder=_folder(facts.spec),
         ),
     }
+
+
+def _folder(spec: TrainingJobSpec) -> str | None:
+    return spec.checkpoint.uri if spec.checkpoint else None
 
 
 def _reporting(facts: Facts) -> list[Condition]:

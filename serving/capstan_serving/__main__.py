@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server. 0 after a drain, 1 when it could not start or not drain in time, 2 for bad flags."""
     chosen = settings.parse(sys.argv[1:] if arguments is None else arguments, os.environ)
     memory.share_arenas()
+    _open_files()
     logging.basicConfig(level=logging.INFO, format=log_settings.LINE)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -44,6 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         termination.write(chosen.termination_log, reason, message, EXIT_FAILED)
         return EXIT_FAILED
     return 0
+
+
+def _open_files() -> None:
+    """Take as many open files as the system allows: each connection is one, and shells allow 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def serve(chosen: Settings, stop: threading.Event) -> None:

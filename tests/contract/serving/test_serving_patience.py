@@ -1,6 +1,7 @@
 """Clients that keep the server waiting are given up, those that are merely quiet are not, and there is room
 for so many connections only."""
 
+import resource
 import socket
 import time
 from contextlib import ExitStack, suppress
@@ -203,6 +204,21 @@ def test_who_takes_nothing_of_a_grpc_connection_is_given_up(hasty):
         connection.send(WINDOW_UPDATE, 0, 0, (2**30).to_bytes(4))
         connection.call(1, INFER, infer("big", np.ones((12, 262144), np.float32)))
         hasty.until(lambda: connections(hasty, "grpc") == 0)
+
+
+def test_a_shells_limit_of_open_files_is_not_the_servers(repository, start):
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    try:
+        serving = start(repository)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    serving.ready()
+    with ExitStack() as stack:
+        held = [stack.enter_context(connect(serving)) for _ in range(300)]
+        for connection in held:
+            connection.sendall(LIVELY)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
 
 
 def test_connections_beyond_the_limit_are_told_so(repository, start):

@@ -48,6 +48,8 @@ logger = logging.getLogger(__name__)
 SELECTOR = f"{MANAGED_BY}=capstan"
 #: Seconds a pass in flight may take after SIGTERM, Events after that, and kopf to end.
 GRACE_PASSES, GRACE_EVENTS, GRACE_KOPF = 15.0, 3.0, 8.0
+#: Seconds until what stood in the way of taking reports is tried again.
+REPORTS_AGAIN = 30.0
 
 
 #: A part's name and what runs it.
@@ -97,6 +99,8 @@ class Operator:
             lambda: elector is None or elector.leads(),
             _now,
         )
+        #: Pods are told where to report when they are made, so work begins once that was tried.
+        self._asked = asyncio.Event()
         self._servers: list[web.AppRunner] = []
         self._reconciler = Reconciler(
             kinds={kind.kind: kind for kind in kinds},
@@ -145,23 +149,34 @@ class Operator:
             *watches,
             ("resync", self._resync.run),
             ("events", self._recorder.run),
-            ("reports", self._reports.run),
+            ("reports", self._report),
             ("workers", self._work),
         ]
 
-    async def _work(self) -> None:
+    async def _listed(self) -> None:
         await self._resync.synced.wait()
         for reflector in self._reflectors:
             await reflector.synced.wait()
+
+    async def _work(self) -> None:
+        await self._listed()
         logger.info("the cluster is listed", extra={"fields": {"workers": self._options.workers}})
-        if self._options.reports_url:
-            await self._take_reports()
+        await self._asked.wait()
         if self._elector is None:
             await self._lead()
         else:
             await self._elector.run(self._take_over)
 
-    async def _take_reports(self) -> None:
+    async def _report(self) -> None:
+        """Listen for reports, if need be at a later try, and ask for passes because of them."""
+        await self._listed()
+        while self._options.reports_url and not await self._listens():
+            self._asked.set()
+            await asyncio.sleep(REPORTS_AGAIN)
+        self._asked.set()
+        await self._reports.run()
+
+    async def _listens(self) -> bool:
         """Listen for reports. What stands in the way costs jobs that are made their progress, and no more."""
         place = urlsplit(self._options.reports_url)
         secret = (self._options.lease_namespace, self._options.reports_secret)
@@ -171,9 +186,10 @@ class Operator:
                 await reports.serve(self._desk.application(), place.port or 443, certificate.context())
             )
         except (ShellError, OSError) as error:
-            logger.error("no progress is taken until this operator is restarted: %s", error)
-        else:
-            self._reconciler.report_to(Endpoint(f"{place.geturl()}{reports.PATH}", certificate.certificate))
+            logger.error("no progress is taken for now; it is tried again: %s", error)
+            return False
+        self._reconciler.report_to(Endpoint(f"{place.geturl()}{reports.PATH}", certificate.certificate))
+        return True
 
     async def _take_over(self) -> None:
         """See for sure what the one before us decided last, and look at everything.

@@ -2,13 +2,14 @@
 
 import asyncio
 import base64
+import socket
 import ssl
 from typing import Any
 
 import aiohttp
 import pytest
 from capstan_operator.core.model import ObjectRef, Plan
-from capstan_operator.shell import handlers
+from capstan_operator.shell import handlers, run
 
 
 def status_of(cluster: Any, name: str = "w") -> Any:
@@ -224,6 +225,23 @@ async def test_reports_are_taken_from_the_start(
                     break
             except aiohttp.ClientConnectorError:
                 await asyncio.sleep(0.05)
+    assert await it.end()
+
+
+async def test_reports_are_taken_once_what_stood_in_the_way_is_gone(
+    cluster: Any, start: Any, unused_tcp_port_factory: Any, until: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(run, "REPORTS_AGAIN", 0.05)
+    cluster.kinds["secrets"] = ("v1", "Secret")
+    cluster.fail("/secrets", 403, times=3)
+    port = unused_tcp_port_factory()
+    it = start(f"--reports-url=https://localhost:{port}")
+
+    def listens() -> bool:
+        with socket.socket() as connection:
+            return connection.connect_ex(("127.0.0.1", port)) == 0
+
+    await until(listens, 20)
     assert await it.end()
 
 

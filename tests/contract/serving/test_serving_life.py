@@ -93,7 +93,7 @@ def test_requests_in_flight_hold_so_many_bytes_together(own_repository, start, d
         "http": (400, 503),
         "grpc": (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNAVAILABLE),
     }[door]
-    # Nothing is asked before: what it holds may go a moment after its answer, and the slow one be refused for it.
+    # Nothing is asked before: what it holds may go a moment after its answer, and refuse the slow one.
     with socket.create_connection(("127.0.0.1", serving.port), 60) as slow:
         slow.sendall(head.encode() + body)  # but for a byte
         serving.until(lambda: ask()[0] == full)

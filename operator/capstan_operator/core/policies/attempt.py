@@ -53,11 +53,19 @@ def standing(job: Manifest | None, pods: Sequence[Manifest], wants_output: bool,
         # A queue that takes a Job's room away ends its pods, and gives it back later: nothing has failed.
         return Standing("active")
     going = [pod for pod in pods if observed.deleted(pod) and not observed.terminal(pod)]
-    found = failure.first(pods) if going and not observed.is_true(job, "SuccessCriteriaMet") else None
+    found = failure.first(pods) if going and not _has_succeeded(job, pods) else None
     if found is not None and found.class_ == failure.INFRASTRUCTURE:
         # A gang without one of its replicas is no gang: it need not be waited for until the others notice.
         return Standing("failed", found)
     return Standing("active")
+
+
+def _has_succeeded(job: Manifest, pods: Sequence[Manifest]) -> bool:
+    """Whether its other pods are ended for its success: theirs may be seen before its condition is."""
+    enough = {get.text(rule, "succeededIndexes") for rule in get.items(job, "spec", "successPolicy", "rules")}
+    return observed.is_true(job, "SuccessCriteriaMet") or any(
+        observed.phase(pod) == "Succeeded" and str(observed.index(pod)) in enough for pod in pods
+    )
 
 
 def _waited(

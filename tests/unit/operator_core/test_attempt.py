@@ -64,3 +64,13 @@ def test_a_gang_that_loses_a_pod_has_failed_at_once(make_pod: Any, ended: Any) -
     user = make_pod(0, phase="Failed", trainer=ended(3, "2026-01-01T00:09:00Z"))
     assert standing(job(), [user, going], False, NOW).state == "active", "the Job is about to fail by itself"
     assert standing(job("SuccessCriteriaMet"), [going], False, NOW).state == "active"
+
+
+def test_pods_that_end_for_anothers_success_are_not_lost(make_pod: Any) -> None:
+    """Pods are heard of apart from their Job: its condition, which came first, may be seen last."""
+    going = make_pod(1, deleted="2026-01-01T00:10:30Z", trainer={"running": {}})
+    done, runs = make_pod(phase="Succeeded"), make_pod(trainer={"running": {}})
+    enough = job() | {"spec": {"successPolicy": {"rules": [{"succeededIndexes": "0"}]}}}
+    assert standing(enough, [done, going], False, NOW).state == "active"
+    assert standing(enough, [runs, going], False, NOW).state == "failed", "nobody has succeeded yet"
+    assert standing(job(), [done, going], False, NOW).state == "failed", "all have to succeed"
